@@ -1,0 +1,147 @@
+"""Keeps the book in order: python .ci/book.py run [NOTEBOOK ...] | sync | check | html [DIR]
+
+run    executes notebooks in place (all of them if none is named), then syncs
+sync   cleans the notebooks, exports petseg/ and writes README.md with its pictures
+check  fails if sync would change a file
+html   renders every notebook to a page in DIR (default _docs)
+"""
+
+import hashlib
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+from nbclient import NotebookClient
+
+ROOT = Path(__file__).resolve().parent.parent
+NBS = ROOT / "nbs"
+QUIET = {"TF_CPP_MIN_LOG_LEVEL": "3", "TF_ENABLE_ONEDNN_OPTS": "1"}
+
+
+class Client(NotebookClient):
+    """Runs a notebook, except the cells that nbdev would not run."""
+
+    async def async_execute_cell(self, cell, cell_index, **kwargs):
+        directives = cell.source.lstrip().splitlines()[:3]
+        if "#| eval: false" in directives or "#| slow" in directives:
+            return cell
+        if os.environ.get("BOOK_TRACE"):
+            print(cell_index, cell.source.splitlines()[:2], flush=True)
+        return await super().async_execute_cell(cell, cell_index, **kwargs)
+
+
+def notebooks():
+    return sorted(p for p in NBS.glob("*.ipynb") if not p.name.startswith("_"))
+
+
+def run(paths):
+    os.environ.update(QUIET)
+    shared = ROOT.parent / "shared" / "pets"
+    if shared.is_dir():
+        os.environ.setdefault("PETSEG_DATA", str(shared))
+    for path in paths:
+        print("running", path, flush=True)
+        nb = nbformat.read(path, as_version=4)
+        Client(nb, timeout=600, resources={"metadata": {"path": str(path.parent)}}).execute()
+        nb.metadata.pop("language_info", None)
+        drop_stderr(nb)
+        nbformat.write(nb, path)
+
+
+def drop_stderr(nb):
+    """Show here, and do not store, what was written to stderr: TensorFlow's greeting holds times and process ids."""
+    for cell in nb.cells:
+        for out in cell.get("outputs", []):
+            if out.get("name") == "stderr":
+                lines = [line for line in out.text.splitlines() if not re.match(r"[IWE]0000|WARNING: All log", line)]
+                print(*lines, sep="\n", end="\n" if lines else "")
+        if cell.cell_type == "code":
+            cell.outputs = [out for out in cell.outputs if out.get("name") != "stderr"]
+
+
+def readme():
+    """README.md from index.ipynb: prose, code and the pictures that its cells made."""
+    from nbconvert import MarkdownExporter
+    from nbconvert.preprocessors import TagRemovePreprocessor
+    from traitlets.config import Config
+
+    nb = nbformat.read(NBS / "index.ipynb", as_version=4)
+    nb.cells = [c for c in nb.cells if not c.source.lstrip().startswith("#| hide")]
+    for cell in nb.cells:
+        if cell.cell_type == "code":
+            cell.source = re.sub(r"^#\|.*\n", "", cell.source, flags=re.MULTILINE)
+    config = Config(TagRemovePreprocessor={"remove_input_tags": ["hide-input"], "enabled": True})
+    exporter = MarkdownExporter(config=config)
+    exporter.register_preprocessor(TagRemovePreprocessor(config=config), enabled=True)
+    text, resources = exporter.from_notebook_node(nb)
+    pictures = NBS / "images"
+    for old in pictures.glob("index_*.png"):
+        old.unlink()
+    for name, data in resources.get("outputs", {}).items():
+        new = name.replace("output_", "index_")
+        pictures.mkdir(exist_ok=True)
+        (pictures / new).write_bytes(data)
+        text = text.replace(f"]({name})", f"](nbs/images/{new})")
+    text = re.sub(r"\]\((\d\d_\w+\.ipynb)\)", r"](nbs/\1)", text)
+    (ROOT / "README.md").write_text(re.sub(r"\n{3,}", "\n\n", text).strip() + "\n", encoding="utf-8")
+
+
+def sync():
+    bin_dir = Path(sys.executable).parent
+    for command in ("nbdev_clean", "nbdev_export"):
+        subprocess.run([str(bin_dir / command)], cwd=ROOT, check=True)
+    readme()
+
+
+def digest():
+    """A hash per file that sync may touch, new and uncommitted ones included."""
+    out = subprocess.run(
+        ["git", "ls-files", "-co", "--exclude-standard", "nbs", "petseg", "README.md"],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout.split("\n")
+    return {f: hashlib.sha256((ROOT / f).read_bytes()).hexdigest() for f in out if f and (ROOT / f).is_file()}
+
+
+def check():
+    before = digest()
+    sync()
+    after = digest()
+    changed = sorted(f for f in before.keys() | after.keys() if before.get(f) != after.get(f))
+    if changed:
+        sys.exit(f"out of sync: {', '.join(changed)}\nrun `python .ci/book.py sync` and commit what it changes")
+    print("in sync:", len(after), "files")
+
+
+def html(out):
+    """Pages without nbdev's directive lines, as a reader of the site sees them."""
+    from nbconvert import HTMLExporter
+
+    out.mkdir(parents=True, exist_ok=True)
+    for path in notebooks():
+        nb = nbformat.read(path, as_version=4)
+        nb.cells = [c for c in nb.cells if not re.match(r"#\| (hide|default_exp)\b", c.source)]
+        for cell in nb.cells:
+            if cell.cell_type == "code":
+                cell.source = re.sub(r"^#\|.*\n", "", cell.source, flags=re.MULTILINE)
+        (out / f"{path.stem}.html").write_text(HTMLExporter().from_notebook_node(nb)[0], encoding="utf-8")
+
+
+if __name__ == "__main__":
+    match sys.argv[1:]:
+        case ["run", *names]:
+            run([Path(n).resolve() for n in names] or notebooks())
+            sync()
+        case ["sync"]:
+            sync()
+        case ["check"]:
+            check()
+        case ["html", *rest]:
+            html(Path(rest[0]) if rest else ROOT / "_docs")
+        case _:
+            sys.exit(__doc__)
