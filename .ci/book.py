@@ -1,7 +1,7 @@
 """Keeps the book in order: python .ci/book.py run [NOTEBOOK ...] | sync | check | html [DIR]
 
 run    executes notebooks in place (all of them if none is named), then syncs
-sync   cleans the notebooks, exports petseg/ and writes README.md with its pictures
+sync   cleans the notebooks, exports petseg/ and writes README.md
 check  fails if sync would change a file
 html   renders every notebook to a page in DIR (default _docs)
 """
@@ -28,8 +28,6 @@ class Client(NotebookClient):
         directives = cell.source.lstrip().splitlines()[:3]
         if "#| eval: false" in directives or "#| slow" in directives:
             return cell
-        if os.environ.get("BOOK_TRACE"):
-            print(cell_index, cell.source.splitlines()[:2], flush=True)
         return await super().async_execute_cell(cell, cell_index, **kwargs)
 
 
@@ -63,7 +61,7 @@ def drop_stderr(nb):
 
 
 def readme():
-    """README.md from index.ipynb: prose, code and the pictures that its cells made."""
+    """README.md from index.ipynb, without its hidden cells; links lead to nbs/."""
     from nbconvert import MarkdownExporter
     from nbconvert.preprocessors import TagRemovePreprocessor
     from traitlets.config import Config
@@ -76,16 +74,8 @@ def readme():
     config = Config(TagRemovePreprocessor={"remove_input_tags": ["hide-input"], "enabled": True})
     exporter = MarkdownExporter(config=config)
     exporter.register_preprocessor(TagRemovePreprocessor(config=config), enabled=True)
-    text, resources = exporter.from_notebook_node(nb)
-    pictures = NBS / "images"
-    for old in pictures.glob("index_*.png"):
-        old.unlink()
-    for name, data in resources.get("outputs", {}).items():
-        new = name.replace("output_", "index_")
-        pictures.mkdir(exist_ok=True)
-        (pictures / new).write_bytes(data)
-        text = text.replace(f"]({name})", f"](nbs/images/{new})")
-    text = re.sub(r"\]\((\d\d_\w+\.ipynb)\)", r"](nbs/\1)", text)
+    text, _ = exporter.from_notebook_node(nb)
+    text = re.sub(r"\]\((\d\d_\w+\.ipynb|images/)", r"](nbs/\1", text)
     (ROOT / "README.md").write_text(re.sub(r"\n{3,}", "\n\n", text).strip() + "\n", encoding="utf-8")
 
 

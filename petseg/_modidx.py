@@ -140,6 +140,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/petseg', 'doc_host': '', '
                               'petseg.train._names': ('train.html#_names', 'petseg/train.py'),
                               'petseg.train._optimizer': ('train.html#_optimizer', 'petseg/train.py'),
                               'petseg.train._plain': ('train.html#_plain', 'petseg/train.py'),
+                              'petseg.train._read_json': ('train.html#_read_json', 'petseg/train.py'),
                               'petseg.train._write': ('train.html#_write', 'petseg/train.py'),
                               'petseg.train.build_model': ('train.html#build_model', 'petseg/train.py'),
                               'petseg.train.get_recipe': ('train.html#get_recipe', 'petseg/train.py'),

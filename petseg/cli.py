@@ -140,8 +140,8 @@ def _demo(args):
     from petseg.evaluate import evaluate
     from petseg.train import get_recipe, train
 
-    recipe, root = get_recipe("drawn"), args.data or draw_pets(args.out / "pets", 200, 160)
-    train_samples, valid_samples = (part[:160] for part in _split(root, None))
+    recipe, root = get_recipe("drawn"), args.data or draw_pets(args.out / "pets", 320, 160)
+    train_samples, valid_samples = (part[:200] for part in _split(root, None))
     test = find_samples(root, "test")[:60]
     print(f"training on {len(train_samples)} samples, {recipe.epochs} epochs", flush=True)
     run_dir = args.out / ("run-real" if args.data else "run")

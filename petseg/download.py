@@ -27,7 +27,7 @@ from tqdm import tqdm
 # %% ../nbs/12_download.ipynb #c004
 @dataclass(frozen=True)
 class Archive:
-    "One file of the data set, as every mirror must serve it."
+    """One file of the data set, as every mirror must serve it."""
 
     name: str  # file name, appended to a mirror's address
     size: int  # bytes
@@ -57,7 +57,7 @@ def _size(file):
 
 
 def _wrong(file, archive):
-    "How `file` differs from `archive`, in words; '' when size, md5 and sha256 all agree."
+    """How `file` differs from `archive`, in words; '' when size, md5 and sha256 all agree."""
     md5, sha256 = hashlib.md5(usedforsecurity=False), hashlib.sha256()
     with file.open("rb") as f:
         while chunk := f.read(1 << 20):
@@ -68,7 +68,7 @@ def _wrong(file, archive):
 
 # %% ../nbs/12_download.ipynb #c008
 class _Failed(Exception):
-    "A mirror's answer that is not the file. `again`: asking it once more may help; `after`: its Retry-After header."
+    """A mirror's answer that is not the file. `again`: asking it once more may help; `after`: its Retry-After header."""
 
     def __init__(self, answer, again=False, after=""):
         super().__init__(answer)
@@ -76,7 +76,7 @@ class _Failed(Exception):
 
 # %% ../nbs/12_download.ipynb #c010
 def _open(url, start, timeout):
-    "The reply to a request for `url` from byte `start` on, None for a 416; every other trouble is a `_Failed`."
+    """The reply to a request for `url` from byte `start` on, None for a 416; every other trouble is a `_Failed`."""
     headers = {"User-Agent": "petseg"} | ({"Range": f"bytes={start}-"} if start else {})
     try:
         return urlopen(Request(url, headers=headers), timeout=timeout)
@@ -91,7 +91,7 @@ def _open(url, start, timeout):
 
 # %% ../nbs/12_download.ipynb #c012
 def _ask(url, start, size, timeout):
-    "A reply that brings a file of `size` bytes from `start` on, or whole where that is refused; and where it begins."
+    """A reply that brings a file of `size` bytes from `start` on, or whole where that is refused; and where it begins."""
     reply = _open(url, start, timeout)
     if start and (reply is None or reply.status == 206):
         served = reply.headers.get("Content-Range", "") if reply else ""
@@ -107,7 +107,7 @@ def _ask(url, start, size, timeout):
 
 # %% ../nbs/12_download.ipynb #c014
 def _chunks(reply):
-    "The bytes of `reply`, 64 KiB at a time."
+    """The bytes of `reply`, 64 KiB at a time."""
     try:
         while chunk := reply.read1(1 << 16):
             yield chunk
@@ -116,7 +116,7 @@ def _chunks(reply):
 
 # %% ../nbs/12_download.ipynb #c016
 def _receive(url, part, archive, timeout, progress):
-    "Append to `part` what it lacks, or write it anew; `_Failed` when the reply ends too soon."
+    """Append to `part` what it lacks, or write it anew; `_Failed` when the reply ends too soon."""
     if _size(part) == archive.size:
         return
     reply, start = _ask(url, _size(part) if _size(part) < archive.size else 0, archive.size, timeout)
@@ -136,7 +136,7 @@ def _receive(url, part, archive, timeout, progress):
 
 # %% ../nbs/12_download.ipynb #c018
 def _pause(failure, failures, backoff, max_wait):
-    "Seconds until the next try: Retry-After (seconds or a date), else `backoff` doubled each time; at most `max_wait`."
+    """Seconds until the next try: Retry-After (seconds or a date), else `backoff` doubled each time; at most `max_wait`."""
     wait, after = backoff * 2 ** (failures - 1), failure.after
     with suppress(TypeError, ValueError):  # no Retry-After, or one that cannot be read
         wait = int(after) if after.isdigit() else parsedate_to_datetime(after).timestamp() - time.time()
@@ -144,7 +144,7 @@ def _pause(failure, failures, backoff, max_wait):
 
 # %% ../nbs/12_download.ipynb #c020
 def _from_mirror(url, part, archive, tries, timeout, backoff, max_wait, progress):
-    "Complete `part` from one mirror, or `_Failed` with its last answer; a wrong file is fetched anew once if resumed."
+    """Complete `part` from one mirror, or `_Failed` with its last answer; a wrong file is fetched anew once if resumed."""
     best, failures, thrown = _size(part), 0, 0
     while True:
         resumed = _size(part) > 0
@@ -166,7 +166,7 @@ def _from_mirror(url, part, archive, tries, timeout, backoff, max_wait, progress
 
 # %% ../nbs/12_download.ipynb #c022
 def _fetch(archive, cache, mirrors, **how):
-    "The whole, verified archive from the first mirror that gives it; `OSError` with each mirror's answer if none does."
+    """The whole, verified archive from the first mirror that gives it; `OSError` with each mirror's answer if none does."""
     part, answers = cache / f"{archive.name}.part", []
     for mirror in mirrors:
         url = f"{mirror.rstrip('/')}/{archive.name}"
@@ -179,7 +179,7 @@ def _fetch(archive, cache, mirrors, **how):
 
 # %% ../nbs/12_download.ipynb #c024
 def _member(archive, member, folder):
-    "What to write for `member`, None to skip it; `ValueError` if it is neither file nor folder, or leads outside."
+    """What to write for `member`, None to skip it; `ValueError` if it is neither file nor folder, or leads outside."""
     parts = PurePosixPath(member.name).parts
     if not (member.isreg() or member.isdir()):
         what = "a link or a device"
@@ -193,7 +193,7 @@ def _member(archive, member, folder):
 
 # %% ../nbs/12_download.ipynb #c026
 def _lacks(folder, photos):
-    "What `folder` lacks of a data set of so many `photos`, in words; '' when it is complete."
+    """What `folder` lacks of a data set of so many `photos`, in words; '' when it is complete."""
     globs = ("images/[!.]*.jpg", "annotations/trimaps/[!.]*.png")
     counts = [(sum(1 for _ in folder.glob(g)), g.replace("[!.]", "")) for g in globs]
     lists = [f"annotations/{name}.txt" for name in ("list", "trainval", "test")]
@@ -204,7 +204,7 @@ def _lacks(folder, photos):
 
 # %% ../nbs/12_download.ipynb #c028
 def _is_there(dest, photos):
-    "True when `dest` is complete, False when it is free; `FileExistsError` when it holds something else."
+    """True when `dest` is complete, False when it is free; `FileExistsError` when it holds something else."""
     todo = "Nothing was changed: move it away or name another folder."
     if not dest.exists():
         return False
@@ -221,7 +221,7 @@ def _is_there(dest, photos):
 
 # %% ../nbs/12_download.ipynb #c030
 def _check_disk(home, cache, archives, progress):
-    "Say how much room archives and files still need; `OSError` (ENOSPC) when the disk has less."
+    """Say how much room archives and files still need; `OSError` (ENOSPC) when the disk has less."""
     need = sum(int(2.25 * a.size) - _size(cache / f"{a.name}.part") for a in archives)
     disk = next(p for p in home.parents if p.exists())
     free = shutil.disk_usage(disk).free
@@ -233,7 +233,7 @@ def _check_disk(home, cache, archives, progress):
 
 # %% ../nbs/12_download.ipynb #c032
 def _install(parts, home, new, photos):
-    "Unpack `parts` into `new` and rename it `home`, or leave nothing; `ValueError` when they are not the data set."
+    """Unpack `parts` into `new` and rename it `home`, or leave nothing; `ValueError` when they are not the data set."""
     shutil.rmtree(new, ignore_errors=True)
     try:
         for part in parts:

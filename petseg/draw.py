@@ -23,23 +23,23 @@ from PIL import Image, ImageDraw, ImageFilter
 
 # %% ../nbs/11_draw.ipynb #c005
 def one_of(rng, choices):
-    "One of the choices, by chance."
+    """One of the choices, by chance."""
     return choices[rng.integers(len(choices))]
 
 
 def tint(rng, colour, spread=6):
-    "A colour near this one, RGB 0..255."
+    """A colour near this one, RGB 0..255."""
     changed = np.asarray(colour) + rng.normal(0, spread) + rng.normal(0, spread / 2, 3)
     return changed.clip(0, 255).astype(np.float32)
 
 # %% ../nbs/11_draw.ipynb #c007
 def points(text):
-    "Pairs `x,y` in hundredths, as (k, 2); an array stays what it is."
+    """Pairs `x,y` in hundredths, as (k, 2); an array stays what it is."""
     return np.array([p.split(",") for p in text.split()], float) / 100 if isinstance(text, str) else np.asarray(text)
 
 
 def smooth(through, n=8):
-    "A closed smooth curve (Catmull-Rom) through k points, as (k * n, 2)."
+    """A closed smooth curve (Catmull-Rom) through k points, as (k * n, 2)."""
     b, t = points(through), np.linspace(0, 1, n, endpoint=False)[:, None, None]
     a, c, d = np.roll(b, 1, 0), np.roll(b, -1, 0), np.roll(b, -2, 0)
     q = 2 * b + (c - a) * t + (2 * a - 5 * b + 4 * c - d) * t**2 + (3 * b - a - 3 * c + d) * t**3
@@ -47,23 +47,23 @@ def smooth(through, n=8):
 
 
 def mirror(half):
-    "A closed smooth curve from its right half; the first and the last point lie on the axis x = 0."
+    """A closed smooth curve from its right half; the first and the last point lie on the axis x = 0."""
     return smooth(np.concatenate([points(half), points(half)[-2:0:-1] * (-1, 1)]))
 
 # %% ../nbs/11_draw.ipynb #c010
 def blob(x, y, rx, ry, turn=0.0):
-    "An ellipse around (x, y), turned by `turn` radians."
+    """An ellipse around (x, y), turned by `turn` radians."""
     a, c, s = np.linspace(0, 2 * np.pi, 40), np.cos(turn), np.sin(turn)
     return np.stack([rx * np.cos(a), ry * np.sin(a)], 1) @ [[c, s], [-s, c]] + (x, y)
 
 
 def box(x0, y0, x1, y1):
-    "A rectangle."
+    """A rectangle."""
     return np.array([(x0, y0), (x1, y0), (x1, y1), (x0, y1)], float)
 
 # %% ../nbs/11_draw.ipynb #c012
 def limb(along, r0, r1, n=12):
-    "A tube with round ends along the Bezier curve of the points, its radius going from r0 to r1."
+    """A tube with round ends along the Bezier curve of the points, its radius going from r0 to r1."""
     p, t = points(along)[:, None], np.linspace(0, 1, n)[:, None]
     while len(p) > 1:
         p = p[:-1] * (1 - t) + p[1:] * t
@@ -76,7 +76,7 @@ def limb(along, r0, r1, n=12):
 # %% ../nbs/11_draw.ipynb #c014
 @dataclass(frozen=True)
 class Part:
-    "One shape of a drawing. In pet units the head is two wide, its centre is (0, 0), and y runs down."
+    """One shape of a drawing. In pet units the head is two wide, its centre is (0, 0), and y runs down."""
 
     outline: np.ndarray  # (k, 2), a closed polygon
     colour: tuple | None = None  # RGB, 0..255; None: the coat
@@ -93,7 +93,7 @@ flat = partial(Part, fur=0, round=0, shadow=0)  # nor any shading
 
 # %% ../nbs/11_draw.ipynb #c016
 def tail(species, x, y, up, rng):
-    "A cat's tail is thin and curls, a dog's is thick and tapers."
+    """A cat's tail is thin and curls, a dog's is thick and tapers."""
     r0, r1, path = 0.3, 0.12, "0,0 -90,-10 -130,-90 -80,-170"
     if species == "cat":
         r0, r1, path = 0.2, 0.13, "0,0 -210,50 -30,-250 -170,-220"
@@ -102,7 +102,7 @@ def tail(species, x, y, up, rng):
 
 # %% ../nbs/11_draw.ipynb #c018
 def leg(path, r0=0.34, r1=0.2, tone=1.0):
-    "A leg that ends in a paw with two toe lines."
+    """A leg that ends in a paw with two toe lines."""
     x, y = points(path)[-1]
     toes = [flat(limb([(x + d, y + 0.02), (x + d + 0.02, y + 0.14)], 0.018, 0.018), (60, 45, 40)) for d in (0.06, 0.2)]
     paw = Part(blob(x + 0.1, y + 0.03, 0.31, 0.17), tone=tone, point=0.9, fur=0.6, shadow=0.1)
@@ -110,7 +110,7 @@ def leg(path, r0=0.34, r1=0.2, tone=1.0):
 
 # %% ../nbs/11_draw.ipynb #c020
 def sitting(species, rng):
-    "The body of a sitting pet, from back to front."
+    """The body of a sitting pet, from back to front."""
     return [
         tail(species, -0.9, 3.2, True, rng),
         *leg("-20,330 50,350 95,360", 0.25, 0.2, 0.85)[1:],
@@ -123,7 +123,7 @@ def sitting(species, rng):
 
 # %% ../nbs/11_draw.ipynb #c021
 def standing(species, rng):
-    "The body of a pet that stands, seen from the side; dogs have longer legs."
+    """The body of a pet that stands, seen from the side; dogs have longer legs."""
     longer, step = (0, 20 if species == "dog" else -10), rng.uniform(-25, 25)
     down = [np.array([(0, 0), (0, 0), (s * step, longer[1])]) / 100 for s in (1, -1)]
     return [
@@ -137,7 +137,7 @@ def standing(species, rng):
 
 # %% ../nbs/11_draw.ipynb #c023
 def lying(species, rng):
-    "The body of a pet that lies like a sphinx."
+    """The body of a pet that lies like a sphinx."""
     reach = (rng.uniform(-0.5, 0.1), 0)
     return [
         *leg(points("40,170 60,200 200,206") + reach, 0.26, 0.18, 0.85),
@@ -150,13 +150,13 @@ def lying(species, rng):
 
 
 def portrait(species, rng):
-    "Head and shoulders, as close as a proud owner gets."
+    """Head and shoulders, as close as a proud owner gets."""
     return [Part(mirror("0,20 60,60 115,130 150,240 155,600 0,650") * (rng.uniform(0.9, 1.1), 1), along=(0, 1))]
 
 # %% ../nbs/11_draw.ipynb #c026
 @dataclass(frozen=True)
 class Coat:
-    "A pattern and its colours, each RGB 0..255."
+    """A pattern and its colours, each RGB 0..255."""
 
     pattern: str  # plain, tabby, patched, spotted or pointed
     base: np.ndarray  # most of the coat
@@ -176,7 +176,7 @@ FURS = (  # base, dark, light
 
 # %% ../nbs/11_draw.ipynb #c029
 def make_coat(rng, pattern):
-    "A coat of this pattern in one of the FURS; patches, spots and points stand on a light ground."
+    """A coat of this pattern in one of the FURS; patches, spots and points stand on a light ground."""
     base, dark, light = (tint(rng, c) for c in one_of(rng, FURS))
     second = tint(rng, one_of(rng, FURS)[0])
     if pattern not in ("plain", "tabby"):
@@ -185,23 +185,23 @@ def make_coat(rng, pattern):
 
 # %% ../nbs/11_draw.ipynb #c031
 def noise(rng, shape, cells):
-    "Smooth noise 0..1 of `shape` (height, width), with about `cells` bumps across."
+    """Smooth noise 0..1 of `shape` (height, width), with about `cells` bumps across."""
     grid = Image.fromarray(rng.random((cells, cells), np.float32))
     return np.asarray(grid.resize(shape[::-1], Image.Resampling.BICUBIC))
 
 
 def ramp(x, lo, hi):
-    "0 below lo, 1 above hi, straight between."
+    """0 below lo, 1 above hi, straight between."""
     return np.clip((x - lo) / (hi - lo), 0, 1)
 
 
 def blurred(image, r):
-    "A Pillow image blurred over about `r` pixels, as floats 0..1."
+    """A Pillow image blurred over about `r` pixels, as floats 0..1."""
     return np.asarray(image.filter(ImageFilter.GaussianBlur(float(r))), np.float32) / 255
 
 # %% ../nbs/11_draw.ipynb #c033
 def cloth(rng, shape, unit, coat):
-    "Fur enough to cover the picture, (height, width, 3): base colour, patches or spots, streaks."
+    """Fur enough to cover the picture, (height, width, 3): base colour, patches or spots, streaks."""
     rgb, area = np.broadcast_to(coat.base, (*shape, 3)).astype(np.float32), shape[0] * shape[1] / unit**2
     for colour in (coat.second, coat.dark) if coat.pattern == "patched" else ():
         rgb += ramp(noise(rng, shape, max(4, round(shape[1] / unit / 0.9))), 0.56, 0.6)[..., None] * (colour - rgb)
@@ -215,7 +215,7 @@ def cloth(rng, shape, unit, coat):
 
 # %% ../nbs/11_draw.ipynb #c034
 def streaks(rng, shape, unit, n):
-    "Fur inside the outline: n short strokes, darker and lighter, around 1."
+    """Fur inside the outline: n short strokes, darker and lighter, around 1."""
     ink, xy = Image.new("L", shape[::-1], 128), rng.random((n, 2)) * shape[::-1]
     draw, ends = ImageDraw.Draw(ink), xy + rng.normal((0, 0.2), 0.08, xy.shape) * unit
     for line, grey in zip(np.hstack([xy, ends]).tolist(), rng.integers(80, 176, n).tolist(), strict=True):
@@ -225,7 +225,7 @@ def streaks(rng, shape, unit, n):
 # %% ../nbs/11_draw.ipynb #c037
 @dataclass
 class Canvas:
-    "A picture in the making; its colours are already multiplied by alpha."
+    """A picture in the making; its colours are already multiplied by alpha."""
 
     rgb: np.ndarray  # (height, width, 3), 0..255
     alpha: np.ndarray  # (height, width), 0..1
@@ -235,12 +235,12 @@ class Canvas:
 
 # %% ../nbs/11_draw.ipynb #c038
 def blank(rng, w, h, place, light):
-    "An empty canvas of w x h pixels."
+    """An empty canvas of w x h pixels."""
     return Canvas(np.zeros((h, w, 3), np.float32), np.zeros((h, w), np.float32), place, light, noise(rng, (h, w), 9))
 
 # %% ../nbs/11_draw.ipynb #c040
 def hairs(rng, outline, length):
-    "Strokes (k, 4: x, y, x, y) that start inside a closed outline and cross it, combed downwards; all in pixels."
+    """Strokes (k, 4: x, y, x, y) that start inside a closed outline and cross it, combed downwards; all in pixels."""
     way, back = np.roll(outline, -1, 0) - outline, np.roll(outline, -1, 0)
     steps = np.maximum(1, np.hypot(*way.T) / max(1, length * 0.16)).astype(int)
     area = np.sum(outline[:, 0] * back[:, 1] - outline[:, 1] * back[:, 0])
@@ -252,7 +252,7 @@ def hairs(rng, outline, length):
 
 # %% ../nbs/11_draw.ipynb #c042
 def stencil(rng, canvas, part, fur):
-    "The part's shape in white on black, and the box (rows, columns) it stands in; None outside the picture."
+    """The part's shape in white on black, and the box (rows, columns) it stands in; None outside the picture."""
     x, y, sx, unit = canvas.place
     outline, length = part.outline * (sx, unit) + (x, y), fur * part.fur * unit
     pad = 2 * length + 0.3 * np.ptp(outline, axis=0).min() * (part.shadow > 0) + 1
@@ -269,7 +269,7 @@ def stencil(rng, canvas, part, fur):
 
 # %% ../nbs/11_draw.ipynb #c044
 def dye(rgb, part, canvas, at, coat):
-    "Tabby stripes or dark points over a part's fur."
+    """Tabby stripes or dark points over a part's fur."""
     amount = 0.9 * part.point if coat.pattern == "pointed" else 0
     if coat.pattern == "tabby":
         (x, y, sx, unit), (rows, columns) = canvas.place, (np.arange(s.start, s.stop) for s in at)
@@ -280,7 +280,7 @@ def dye(rgb, part, canvas, at, coat):
 
 # %% ../nbs/11_draw.ipynb #c046
 def bulge(soft, light, reach):
-    "Brightness that makes a blurred mask look round: how it falls towards the light, -0.5..0.8."
+    """Brightness that makes a blurred mask look round: how it falls towards the light, -0.5..0.8."""
     rows, columns = (np.arange(n) for n in soft.shape)
     dx, dy = np.rint(np.array(light) * reach).astype(int)
     to, fro = (soft[np.clip(rows + k * dy, 0, rows[-1])][:, np.clip(columns + k * dx, 0, columns[-1])] for k in (1, -1))
@@ -288,7 +288,7 @@ def bulge(soft, light, reach):
 
 # %% ../nbs/11_draw.ipynb #c048
 def paint(rng, canvas, part, fabric=None, coat=None):
-    "Lay a part over the canvas: its shadow on what is behind, its colour, its roundness."
+    """Lay a part over the canvas: its shadow on what is behind, its colour, its roundness."""
     found = stencil(rng, canvas, part, coat.fur if coat else 0)
     if found is None:
         return
@@ -314,7 +314,7 @@ EARS = {
 
 
 def ears(kind):
-    "Both ears; those that stand show their pink inside."
+    """Both ears; those that stand show their pink inside."""
     pair = [smooth(EARS[kind]) * (side, 1) for side in (-1, 1)]
     if kind == "floppy":
         return [Part(o, point=1, tone=0.9, along=(0, 1)) for o in pair]
@@ -324,7 +324,7 @@ def ears(kind):
 
 # %% ../nbs/11_draw.ipynb #c053
 def eye(species, side, iris, asleep):
-    "A dark lid, the iris, a pupil (a cat's is a slit) and a highlight; asleep: one contented arc."
+    """A dark lid, the iris, a pupil (a cat's is a slit) and a highlight; asleep: one contented arc."""
     x, y, r = (side * 0.43, -0.06, 0.235) if species == "cat" else (side * 0.38, -0.18, 0.165)
     if asleep:
         return [flat(limb([(x - r, y), (x, y + 0.25), (x + r, y)], 0.035, 0.035), (45, 32, 30))]
@@ -337,7 +337,7 @@ def eye(species, side, iris, asleep):
 
 # %% ../nbs/11_draw.ipynb #c055
 def cat_face(muzzle, rng):
-    "A cat's puffy muzzle, small pink nose, mouth and whiskers."
+    """A cat's puffy muzzle, small pink nose, mouth and whiskers."""
     puffs = [(-0.18, 0.42, 0.26, 0.2), (0.18, 0.42, 0.26, 0.2), (0, 0.6, 0.17, 0.12)]
     parts = [Part(blob(*p), muzzle, fur=0.4, shadow=0.08) for p in puffs]
     parts += [flat(limb(points("0,30 0,44 6,54 20,50") * (s, 1), 0.02, 0.02), (88, 52, 50)) for s in (-1, 1)]
@@ -349,7 +349,7 @@ def cat_face(muzzle, rng):
 
 # %% ../nbs/11_draw.ipynb #c057
 def dog_face(muzzle, rng):
-    "A dog's long muzzle, big nose, brows, mouth and sometimes its tongue."
+    """A dog's long muzzle, big nose, brows, mouth and sometimes its tongue."""
     brows = [Part(blob(s * 0.36, -0.42, 0.13, 0.07, s * 0.3), muzzle, fur=0.5, shadow=0) for s in (-1, 1)]
     snout = Part(mirror("0,-2 24,4 40,32 52,60 42,86 0,94"), muzzle, fur=0.6, shadow=0.12)
     tongue, line = solid(limb("5,70 6,95 9,115", 0.17, 0.15), (226, 112, 118)), limb("5,75 7,100", 0.015, 0.01)
@@ -365,7 +365,7 @@ IRISES = {"cat": ((150, 178, 92), (214, 168, 62), (112, 166, 200)), "dog": ((120
 
 
 def head(species, coat, rng):
-    "A head that looks at the reader, turned and tilted a little."
+    """A head that looks at the reader, turned and tilted a little."""
     skull, both = Part(mirror(SKULLS[species]), along=(1, 0.15), point=0.25), ears("cat")
     iris, asleep, shift = one_of(rng, IRISES[species]), rng.random() < 0.12, rng.uniform(0, 0.14)
     face = [Part(blob(0, 0.3, 0.62, 0.5), point=1, fur=0.8, round=0.2, shadow=0)] if coat.pattern == "pointed" else []
@@ -381,7 +381,7 @@ def head(species, coat, rng):
 
 # %% ../nbs/11_draw.ipynb #c061
 def collar(species, rng):
-    "A collar with a tag: for many dogs and some cats."
+    """A collar with a tag: for many dogs and some cats."""
     if rng.random() > (0.5 if species == "dog" else 0.25):
         return []
     colour = one_of(rng, ((196, 62, 58), (62, 110, 158), (96, 142, 88)))
@@ -434,13 +434,13 @@ GREENS = ((86, 122, 70), (112, 140, 74), (150, 134, 70), (120, 152, 84))
 
 
 def build(rng, rows, x, y, size=1.0, paints=PAINTS):
-    "The parts of a piece of furniture that stands at (x, y)."
+    """The parts of a piece of furniture that stands at (x, y)."""
     two = [tint(rng, one_of(rng, paints)) for _ in range(2)]
     return [kind(shape(*a) * size + (x, y), two[c] if isinstance(c, int) else c) for kind, shape, c, *a in rows]
 
 # %% ../nbs/11_draw.ipynb #c070
 def shelf(rng, x, y):
-    "A shelf full of books."
+    """A shelf full of books."""
     parts = [flat(box(x - 0.21, y - 0.68, x + 0.21, y), (140, 98, 66))]
     for top in y - 0.66 + 0.165 * np.arange(4):
         parts.append(flat(box(x - 0.2, top, x + 0.2, top + 0.15), (88, 62, 44)))
@@ -451,7 +451,7 @@ def shelf(rng, x, y):
 
 
 def plant(rng, x, y, tall=0.5):
-    "A pot plant."
+    """A pot plant."""
     parts, green = [], tint(rng, one_of(rng, GREENS)) * 0.9
     for a in rng.permutation(np.linspace(-1.2, 1.2, 9)):
         tip = np.array([0.75 * np.sin(a), -0.3 - 0.85 * np.cos(a)]) * rng.uniform(0.75, 1)
@@ -461,7 +461,7 @@ def plant(rng, x, y, tall=0.5):
 
 # %% ../nbs/11_draw.ipynb #c072
 def room(rng, wide, floor, hue):
-    "A room `wide` picture heights wide; its wall has the colour `hue` and ends at y = `floor`."
+    """A room `wide` picture heights wide; its wall has the colour `hue` and ends at y = `floor`."""
     wall, wood, mid = tint(rng, hue), tint(rng, one_of(rng, WOODS)), wide / 2
     parts, places = [flat(box(0, 0, wide, floor), wall)], rng.permutation(np.linspace(0.12, 0.88, 4)) * wide
     if rng.random() < 0.6:
@@ -479,7 +479,7 @@ def room(rng, wide, floor, hue):
 
 # %% ../nbs/11_draw.ipynb #c074
 def garden(rng, wide, floor, hue):
-    "A garden with sky, a hill, trees, perhaps a fence of colour `hue`, and a lawn."
+    """A garden with sky, a hill, trees, perhaps a fence of colour `hue`, and a lawn."""
     sky = tint(rng, one_of(rng, ((176, 208, 232), (234, 214, 190), (204, 216, 222))), 4)
     green = tint(rng, one_of(rng, GREENS))
     hill = blob(rng.random() * wide, floor, 0.7, 0.16)
@@ -494,7 +494,7 @@ def garden(rng, wide, floor, hue):
 
 # %% ../nbs/11_draw.ipynb #c075
 def lawn(rng, wide, floor, green):
-    "Grass blades and flowers, larger the nearer they are."
+    """Grass blades and flowers, larger the nearer they are."""
     parts = []
     for u, v in rng.random((40, 2)):
         x, y, s = u * wide, floor + (1.05 - floor) * v, 0.02 + 0.05 * v
@@ -507,7 +507,7 @@ def lawn(rng, wide, floor, green):
 
 # %% ../nbs/11_draw.ipynb #c077
 def in_front(rng, kind, left, ground):
-    "What hides a part of the pet, in pet units; the pet begins at x = `left` and stands at y = `ground`."
+    """What hides a part of the pet, in pet units; the pet begins at x = `left` and stands at y = `ground`."""
     low, side = rng.uniform(max(left, -2.6) + 0.6, 0.9), rng.uniform(max(min(left, -1.6), -2.6), -1.4)
     colour = tint(rng, one_of(rng, PAINTS))
     if kind == "ball":
@@ -527,7 +527,7 @@ def in_front(rng, kind, left, ground):
 
 # %% ../nbs/11_draw.ipynb #c078
 def grass(rng, left, y):
-    "High blades of grass along the whole pet."
+    """High blades of grass along the whole pet."""
     blades = [[(0, rng.uniform(-0.2, 0.2)), (rng.normal(0, 0.2), rng.uniform(-1.2, -0.5))] for _ in range(50)]
     spots = rng.permutation(np.linspace(left - 0.5, 2.2, 50))
     outlines = [limb(b, 0.06, 0.012, 2) + (x, y) for b, x in zip(blades, spots, strict=True)]
@@ -557,7 +557,7 @@ SHAPES = ((1, 0.75), (1, 0.75), (1, 0.67), (1, 1), (0.75, 1))  # width, height; 
 
 # %% ../nbs/11_draw.ipynb #c083
 def arrange(rng, parts, pose, w, h):
-    "A `place` (see Canvas) for the pet in a picture of w x h pixels, and the y of the ground in pet units."
+    """A `place` (see Canvas) for the pet in a picture of w x h pixels, and the y of the ground in pet units."""
     lo, hi = (f([f(p.outline, 0) for p in parts], 0) for f in (np.min, np.max))
     side = one_of(rng, (-1, 1))
     if pose == "portrait":
@@ -570,7 +570,7 @@ def arrange(rng, parts, pose, w, h):
 
 # %% ../nbs/11_draw.ipynb #c085
 def behind(rng, make, canvas, floor, hue):
-    "Paint a scene on the canvas and blur it as a lens does: what is far is less sharp; (height, width, 3)."
+    """Paint a scene on the canvas and blur it as a lens does: what is far is less sharp; (height, width, 3)."""
     h, w = canvas.alpha.shape
     for part in make(rng, w / h, floor, hue):
         paint(rng, canvas, part)
@@ -580,7 +580,7 @@ def behind(rng, make, canvas, floor, hue):
 
 # %% ../nbs/11_draw.ipynb #c087
 def contact(parts, place, w, h):
-    "The shadow of the pet on the ground: (height, width, 1), 1 is light and 0 is black."
+    """The shadow of the pet on the ground: (height, width, 1), 1 is light and 0 is black."""
     x, y, sx, unit = place
     pet = np.concatenate([p.outline for p in parts]) * (sx, unit) + (x, y)
     (x0, _), (x1, feet) = pet.min(0), pet.max(0)
@@ -590,7 +590,7 @@ def contact(parts, place, w, h):
 
 # %% ../nbs/11_draw.ipynb #c090
 def layers(rng, parts, cover, coat, pet, front):
-    "Paint the pet and what covers it on two canvases; colours and alphas of both, at half the size."
+    """Paint the pet and what covers it on two canvases; colours and alphas of both, at half the size."""
     fabric = cloth(rng, pet.alpha.shape, pet.place[3], coat)
     for part in parts:
         paint(rng, pet, part, fabric, coat)
@@ -601,18 +601,18 @@ def layers(rng, parts, cover, coat, pet, front):
 
 
 def half(a):
-    "Half as wide and high: each new pixel is the mean of four."
+    """Half as wide and high: each new pixel is the mean of four."""
     return (a[::2, ::2] + a[1::2, ::2] + a[::2, 1::2] + a[1::2, 1::2]) / 4
 
 # %% ../nbs/11_draw.ipynb #c092
 def to_trimap(alpha):
-    "Alpha (height, width), 0..255 -> 1 pet, 2 background, 3 along the outline and where fur is half transparent."
+    """Alpha (height, width), 0..255 -> 1 pet, 2 background, 3 along the outline and where fur is half transparent."""
     soft = blurred(Image.fromarray(np.where(alpha > 127, 255, 0).astype(np.uint8)), max(alpha.shape) / 130)
     return np.where((soft > 0.97) & (alpha == 255), 1, np.where((soft < 0.03) & (alpha == 0), 2, 3)).astype(np.uint8)
 
 # %% ../nbs/11_draw.ipynb #c095
 def lens(rng, rgb, light):
-    "What a camera adds: light from one side, a warm or cool cast, dark corners, noise."
+    """What a camera adds: light from one side, a warm or cool cast, dark corners, noise."""
     h, w, _ = rgb.shape
     y, x = np.mgrid[-1 : 1 : h * 1j, -1 : 1 : w * 1j]
     shade = (1 + 0.12 * (light[0] * x + light[1] * y)) * (1 - rng.uniform(0.05, 0.16) * (x * x + y * y))
@@ -622,7 +622,7 @@ def lens(rng, rgb, light):
 # %% ../nbs/11_draw.ipynb #c097
 @dataclass(frozen=True)
 class Drawing:
-    "A drawn photo and the truth about it."
+    """A drawn photo and the truth about it."""
 
     photo: np.ndarray  # (height, width, 3), uint8
     trimap: np.ndarray  # (height, width), uint8: 1 pet, 2 background, 3 border
@@ -631,7 +631,7 @@ class Drawing:
 
 # %% ../nbs/11_draw.ipynb #c098
 def compose(rng, parts, coat, pose, make, front, w, h, breed):
-    "Put pet, cover and scene together, as a Drawing of w x h pixels."
+    """Put pet, cover and scene together, as a Drawing of w x h pixels."""
     light, hue = (one_of(rng, (-0.8, 0.8)), -0.7), np.array(one_of(rng, (coat.base, one_of(rng, PAINTS)))) * 0.7 + 60
     place, ground = arrange(rng, parts, pose, 2 * w, 2 * h)
     cover = in_front(rng, front, min(p.outline[:, 0].min() for p in parts), ground)
@@ -646,7 +646,7 @@ def compose(rng, parts, coat, pose, make, front, w, h, breed):
 
 # %% ../nbs/11_draw.ipynb #c100
 def choose(rng, name, known):
-    "The name, or by chance one of the known ones if it is None; ValueError if it is not known."
+    """The name, or by chance one of the known ones if it is None; ValueError if it is not known."""
     if name is not None and name not in known:
         raise ValueError(f"{name!r} is not one of {', '.join(repr(k) for k in dict.fromkeys(known))}")
     return one_of(rng, list(known)) if name is None else name
@@ -661,7 +661,7 @@ def draw_pet(
     scene=None,  # a key of SCENES
     front=None,  # what hides a part of the pet, one of the things listed in SCENES; "": nothing
 ):
-    "Draw one pet: a `Drawing`. ValueError for a size below 48 or a name that is not there."
+    """Draw one pet: a `Drawing`. ValueError for a size below 48 or a name that is not there."""
     if size < 48:
         raise ValueError(f"size is {size}: use 48 pixels or more")
     rng = np.random.default_rng(seed)
@@ -674,7 +674,7 @@ def draw_pet(
 
 # %% ../nbs/11_draw.ipynb #c109
 def rows_of(n):
-    "For each of n pictures: breed, line in the lists (NAME CLASS-ID SPECIES BREED-ID), and is it for testing?"
+    """For each of n pictures: breed, line in the lists (NAME CLASS-ID SPECIES BREED-ID), and is it for testing?"""
     table = []
     for i in range(n):
         breed, number = list(BREEDS)[i % len(BREEDS)], i // len(BREEDS)
@@ -686,7 +686,7 @@ def rows_of(n):
 
 # %% ../nbs/11_draw.ipynb #c112
 def write_lists(folder, table, note):
-    "list.txt with three lines of comment, trainval.txt and test.txt, in the order of the alphabet."
+    """list.txt with three lines of comment, trainval.txt and test.txt, in the order of the alphabet."""
     head = f"# {note}\n# NAME CLASS-ID SPECIES BREED-ID\n# SPECIES: 1 cat, 2 dog; cats' breeds begin with a capital\n"
     for name, part in (("list", (True, False)), ("trainval", (False,)), ("test", (True,))):
         text = "".join(f"{line}\n" for _, line, test in sorted(table, key=lambda row: row[1].lower()) if test in part)
@@ -694,7 +694,7 @@ def write_lists(folder, table, note):
 
 # %% ../nbs/11_draw.ipynb #c114
 def write(folder, table, note, size, seed, alpha):
-    "Draw every row of the table into `folder`, then write the lists."
+    """Draw every row of the table into `folder`, then write the lists."""
     for kind in ("images", "annotations/trimaps", *["annotations/alphas"] * alpha):
         (folder / kind).mkdir(parents=True)
     for i, (breed, line, _) in enumerate(table):
@@ -707,7 +707,7 @@ def write(folder, table, note, size, seed, alpha):
 
 # %% ../nbs/11_draw.ipynb #c116
 def fault(dest, table, note, alpha):
-    "What stands at `dest` that is not this drawn data set; empty if it is all there."
+    """What stands at `dest` that is not this drawn data set; empty if it is all there."""
     if not dest.is_dir():
         return "a file"
     first = dest / "annotations/list.txt"
@@ -721,7 +721,7 @@ def fault(dest, table, note, alpha):
 
 # %% ../nbs/11_draw.ipynb #c118
 def move(source, dest, fault):
-    "Rename a finished folder; another process may have been faster, which is fine if `fault()` is empty."
+    """Rename a finished folder; another process may have been faster, which is fine if `fault()` is empty."""
     try:
         if dest.is_dir():
             dest.rmdir()
@@ -739,7 +739,7 @@ def draw_pets(
     *,
     alpha=False,  # also write annotations/alphas: the true alpha, 8 bits
 ):
-    "Write n drawn pets in the official layout, return the folder. ValueError: n, size or seed; FileExistsError: `dest`."
+    """Write n drawn pets in the official layout, return the folder. ValueError: n, size or seed; FileExistsError: `dest`."""
     if n < 1 or size < 48 or seed < 0:
         raise ValueError(f"n={n}, size={size}, seed={seed}: use n of 1 or more, size of 48 or more, seed of 0 or more")
     dest, table = Path(dest), rows_of(n)

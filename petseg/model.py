@@ -18,7 +18,7 @@ def down_stage(
     filters,  # channels that come out, 1 or more
     name=None,  # name of the stage's last layer; None: Keras picks one
 ):  # feature maps, (batch, height / 2, width / 2, filters)
-    "Two separable convolutions and a max-pooling, with a residual (Keras's pets example, after Xception)."
+    """Two separable convolutions and a max-pooling, with a residual (Keras's pets example, after Xception)."""
     residual = layers.Conv2D(filters, 1, strides=2, padding="same")(x)
     for _ in range(2):
         x = layers.Activation("relu")(x)
@@ -33,7 +33,7 @@ def up_stage(
     filters,  # channels that come out, 1 or more
     name=None,  # name of the stage's last layer; None: Keras picks one
 ):  # feature maps, (batch, height * 2, width * 2, filters)
-    "Two transposed convolutions of stride 1 and an up-sampling, with a residual (Keras's pets example)."
+    """Two transposed convolutions of stride 1 and an up-sampling, with a residual (Keras's pets example)."""
     residual = layers.Conv2D(filters, 1)(layers.UpSampling2D(2)(x))
     for _ in range(2):
         x = layers.Activation("relu")(x)
@@ -44,7 +44,7 @@ def up_stage(
 
 # %% ../nbs/01_model.ipynb #c033
 def _check(img_size, num_classes, depth, width=1):
-    "Raise ValueError unless a network with `depth` halvings can be built for these numbers."
+    """Raise ValueError unless a network with `depth` halvings can be built for these numbers."""
     for name, n, least in (("num_classes", num_classes, 2), ("depth", depth, 1), ("width", width, 1)):
         if not isinstance(n, Integral) or n < least:
             raise ValueError(f"{name} must be a whole number, {least} or more; found {n!r}")
@@ -64,7 +64,7 @@ def get_model(
     img_size,  # (height, width) of a photo in pixels, each a multiple of 16
     num_classes,  # channels that come out, 2 or more; pets: 3
 ):  # keras.Model: raw RGB, 0..255, (batch, height, width, 3) -> scores, 0..1, (batch, height, width, num_classes)
-    "The network of Keras's example `oxford_pets_image_segmentation`; ValueError for a size or count that cannot be."
+    """The network of Keras's example `oxford_pets_image_segmentation`; ValueError for a size or count that cannot be."""
     _check(img_size, num_classes, depth=4)
     photo = keras.Input((*img_size, 3), name="photo")
     x = layers.Conv2D(32, 3, strides=2, padding="same")(photo)
@@ -82,7 +82,7 @@ def get_model(
 def stages(
     model,  # a model built by `get_model` or `unet`
 ):  # list of (name, output shape without the batch, number of parameters), in order
-    "What each stage of `model` puts out and how many parameters it has."
+    """What each stage of `model` puts out and how many parameters it has."""
     rows, params = [], 0
     for layer in model.layers:
         params += layer.count_params()
@@ -99,7 +99,7 @@ def conv_stage(
     batch_norm=True,  # normalise after each convolution, which then needs no bias of its own
     name=None,  # name of the stage's last layer; None: Keras picks one
 ):  # feature maps, (batch, height, width, filters)
-    "Two 3x3 convolutions with ReLU (Ronneberger et al. 2015, with padding)."
+    """Two 3x3 convolutions with ReLU (Ronneberger et al. 2015, with padding)."""
     for last in (None, name):
         x = layers.Conv2D(filters, 3, padding="same", use_bias=not batch_norm, kernel_initializer="he_normal")(x)
         x = layers.BatchNormalization()(x) if batch_norm else x
@@ -115,7 +115,7 @@ def unet(
     *,
     batch_norm=True,  # normalise after each 3x3 convolution; the paper did not
 ):  # keras.Model: raw RGB, 0..255, (batch, height, width, 3) -> scores, 0..1, (batch, height, width, num_classes)
-    "U-Net (Ronneberger et al. 2015, with padding); ValueError for a size or count that cannot be."
+    """U-Net (Ronneberger et al. 2015, with padding); ValueError for a size or count that cannot be."""
     _check(img_size, num_classes, depth, width)
     photo = keras.Input((*img_size, 3), name="photo")
     x = layers.Rescaling(1 / 127.5, offset=-1)(photo)

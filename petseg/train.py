@@ -49,7 +49,7 @@ def get_recipe(
         return Recipe()
     if name == "drawn":
         small = {"width": 8, "depth": 4}
-        fast = {"batch_size": 4, "epochs": 20, "learning_rate": 3e-3, "schedule": "cosine", "shuffle": True}
+        fast = {"batch_size": 4, "epochs": 14, "learning_rate": 3e-3, "schedule": "cosine", "shuffle": True}
         return Recipe("unet", small, (128, 128), **fast)
     if not Path(name).is_file():
         raise ValueError(f"no recipe {str(name)!r}: take original, drawn, or the path of a recipe.json")
@@ -128,12 +128,16 @@ def _claim(run_dir, recipe, train_samples, valid_samples):
     """Make the run folder, or make sure that it is this run's. FileExistsError if it is another's."""
     run_dir.mkdir(parents=True, exist_ok=True)
     names = {"train": _names(train_samples), "valid": _names(valid_samples)}
-    for name, new in [("recipe.json", asdict(recipe)), ("samples.json", names)]:
+    for name, read, new in [("recipe.json", get_recipe, recipe), ("samples.json", _read_json, names)]:
         path = run_dir / name
-        if path.exists() and json.loads(path.read_text()) != json.loads(json.dumps(new)):
+        if path.exists() and read(path) != new:
             raise FileExistsError(f"{path} is of another run; choose another folder, or delete this one")
     write_json(run_dir / "recipe.json", asdict(recipe))
     write_json(run_dir / "samples.json", names)
+
+
+def _read_json(path):
+    return json.loads(path.read_text())
 
 
 def _names(data):
