@@ -95,7 +95,9 @@ def read_history(
         return {}
     rows = list(csv.DictReader(path.open(newline="")))
     try:
-        return {key: [float(row[key]) for row in rows] for key in (rows[0] if rows else [])}
+        return {
+            key: [(int if key == "epoch" else float)(row[key]) for row in rows] for key in (rows[0] if rows else [])
+        }
     except (TypeError, ValueError) as e:
         raise ValueError(f"{path}: not a table of numbers ({e})") from e
 
@@ -153,7 +155,7 @@ def _feed(data, recipe, shuffle):
     seed = recipe.seed if shuffle else None
     return get_dataset(recipe.batch_size, recipe.img_size, photos, trimaps, shuffle=shuffle, seed=seed, cache=True)
 
-
+# %% ../nbs/02_train.ipynb #c025
 def _optimizer(recipe, steps):
     """The recipe's optimiser, for so many steps an epoch. ValueError if its schedule is unknown."""
     rates = {
@@ -164,7 +166,7 @@ def _optimizer(recipe, steps):
         raise ValueError(f"no schedule {recipe.schedule!r}: take {' or '.join(rates)}")
     return keras.optimizers.get({"class_name": recipe.optimizer, "config": {"learning_rate": rates[recipe.schedule]}})
 
-
+# %% ../nbs/02_train.ipynb #c027
 def _fit(recipe, train_samples, valid_samples, run_dir, verbose):
     """Keras's `fit`, recorded, backed up after each epoch, and stopped by a loss that is no number."""
     model = build_model(recipe)
@@ -178,7 +180,7 @@ def _fit(recipe, train_samples, valid_samples, run_dir, verbose):
     callbacks = [keras.callbacks.TerminateOnNaN(raise_error=True), _Record(run_dir), backup]
     model.fit(**fed, validation_data=valid, epochs=recipe.epochs, callbacks=callbacks, verbose=verbose)
 
-# %% ../nbs/02_train.ipynb #c025
+# %% ../nbs/02_train.ipynb #c029
 def train(
     recipe: Recipe,
     train_samples: list | tuple,  # samples, or arrays (images (N, H, W, 3) 0..255, masks (N, H, W, 1) 0..2)
@@ -187,7 +189,7 @@ def train(
     *,
     verbose: int | str = "auto",  # as for Keras's `fit`: 0 silent, 1 a bar, 2 a line an epoch
 ) -> tuple[keras.Model, dict]:  # the model with its best epoch's weights, and the history
-    """Fit a recipe's model. FileExistsError if the folder is another run's; FloatingPointError if the loss is no number."""
+    """Fit a recipe's model. FileExistsError if the folder is another run's, FloatingPointError if the loss is NaN."""
     run_dir = Path(run_dir)
     _claim(run_dir, recipe, train_samples, valid_samples)
     keras.utils.set_random_seed(recipe.seed)
@@ -198,12 +200,12 @@ def train(
             if "NaN or Inf loss" not in str(e):
                 raise
             raise FloatingPointError(
-                f"{run_dir}: the loss became infinite or no number ({e}); lower learning_rate (now {recipe.learning_rate}) "
-                "and look for pixels or masks out of range with `petseg check`"
+                f"{run_dir}: the loss became infinite or NaN; lower learning_rate (now {recipe.learning_rate}) "
+                f"and look for damaged files with `petseg check` ({e})"
             ) from e
     return load_run(run_dir), read_history(run_dir)
 
-# %% ../nbs/02_train.ipynb #c026
+# %% ../nbs/02_train.ipynb #c031
 def load_run(
     run_dir: str | Path,  # a run folder
 ) -> keras.Model:
