@@ -7,9 +7,11 @@ __all__ = ['main']
 
 # %% ../nbs/10_cli.ipynb #c003
 import argparse
+import math
 import os
 import re
 import sys
+import warnings
 from pathlib import Path
 
 from . import __version__
@@ -45,13 +47,23 @@ def _download(args):
 def _check(args):
     from petseg.data import check_samples, find_samples
 
-    samples = find_samples(args.data)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        samples = find_samples(args.data)
+        lone = [str(w.message) for w in caught]
+        for split in ("trainval", "test"):
+            try:
+                if (args.data / "annotations" / f"{split}.txt").exists():
+                    find_samples(args.data, split)
+            except FileNotFoundError as e:
+                lone.append(str(e))
+    print("".join(f"{line}\n" for line in lone), end="")
     problems = check_samples(samples, repair=args.repair)
     for p in problems:
         mended = " (repaired; the original is kept)" if args.repair and p.repairable else ""
         print(f"{p.name}: {p.path}: {p.what}{mended}")
     print(f"{len(samples)} samples, {len(problems)} problems")
-    return 1 if any(not (args.repair and p.repairable) for p in problems) else 0
+    return 1 if lone or any(not (args.repair and p.repairable) for p in problems) else 0
 
 # %% ../nbs/10_cli.ipynb #c009
 def _split(data, valid):
@@ -64,15 +76,16 @@ def _split(data, valid):
 
 def _train(args):
     _load_tensorflow()
-    from petseg.train import get_recipe, train
+    from petseg.train import best_epoch, get_recipe, train
 
     recipe = get_recipe(args.recipe)
-    run_dir = args.out or Path("runs", Path(args.recipe).stem)
+    name = Path(args.recipe)
+    run_dir = args.out or Path("runs", name.parent.name if name.stem == "recipe" else name.stem)
     train_samples, valid_samples = _split(args.data, args.valid)
     print(f"{len(train_samples)} samples to train, {len(valid_samples)} to validate; run folder: {run_dir}")
     _, history = train(recipe, train_samples, valid_samples, run_dir, verbose=1 if sys.stdout.isatty() else 2)
-    best = min(history["val_loss"])
-    print(f"best epoch: {history['val_loss'].index(best) + 1} of {len(history['epoch'])}, validation loss {best:.3f}")
+    number, loss = best_epoch(history)
+    print(f"best epoch: {number} of {len(history['epoch'])}, validation loss {loss:.3f}")
 
 # %% ../nbs/10_cli.ipynb #c011
 def _batches(samples, recipe):
@@ -84,6 +97,7 @@ def _batches(samples, recipe):
 
 
 def _evaluate(args):
+    _check_new(args.out)
     _load_tensorflow()
     from petseg.data import find_samples
     from petseg.evaluate import evaluate
@@ -94,7 +108,15 @@ def _evaluate(args):
     _print_scores(found, args.split, recipe)
     if args.out:
         kind = {"split": args.split, "averaging": "over the set", "size": recipe.img_size}
-        write_json(args.out, kind | found)
+        write_json(args.out, kind | {name: None if math.isnan(x) else x for name, x in found.items()})
+
+
+def _check_new(path):
+    """FileExistsError, before any work is done, if a file to write is there already."""
+    if path and path.exists():
+        raise FileExistsError(f"{path} exists already; name another file")
+    if path:
+        path.parent.mkdir(parents=True, exist_ok=True)
 
 
 def _print_scores(found, split, recipe):
@@ -106,18 +128,21 @@ def _print_scores(found, split, recipe):
 
 # %% ../nbs/10_cli.ipynb #c013
 def _show(args):
-    if args.out.exists():
-        raise FileExistsError(f"{args.out} exists already; name another file with -o")
+    _check_new(args.out)
     _load_tensorflow()
     from petseg.data import find_samples
     from petseg.train import get_recipe, load_run
 
     model = load_run(args.run) if args.run else None
     recipe = get_recipe(args.run / "recipe.json" if args.run else "original")
-    samples = find_samples(args.data, args.split)
-    chosen = [samples[i * len(samples) // args.n] for i in range(min(args.n, len(samples)))]
-    _write_picture(args.out, chosen, recipe, model)
+    _write_picture(args.out, _spread(find_samples(args.data, args.split), args.n), recipe, model)
     print(args.out)
+
+
+def _spread(samples, n):
+    """At most n of the samples, evenly spaced."""
+    n = min(n, len(samples))
+    return [samples[i * len(samples) // n] for i in range(n)]
 
 
 def _write_picture(path, samples, recipe, model):
@@ -142,13 +167,13 @@ def _demo(args):
 
     recipe, root = get_recipe("drawn"), args.data or draw_pets(args.out / "pets", 320, 160)
     train_samples, valid_samples = (part[:200] for part in _split(root, None))
-    test = find_samples(root, "test")[:60]
+    test = _spread(find_samples(root, "test"), 60)
     print(f"training on {len(train_samples)} samples, {recipe.epochs} epochs", flush=True)
     run_dir = args.out / ("run-real" if args.data else "run")
     model, _ = train(recipe, train_samples, valid_samples, run_dir, verbose=1 if sys.stdout.isatty() else 2)
     _print_scores(evaluate(model, _batches(test, recipe)), "test", recipe)
     picture = run_dir / "picture.png"
-    _write_picture(picture, test[:: max(1, len(test) // 6)][:6], recipe, model)
+    _write_picture(picture, _spread(test, 6), recipe, model)
     print(f"a picture of {'photos' if args.data else 'drawings'} it never trained on: {picture.resolve()}")
 
 # %% ../nbs/10_cli.ipynb #c017
@@ -200,9 +225,9 @@ def _run_commands(commands):
     show.add_argument("run", type=Path, nargs="?", help="run folder; without it, photos and truth only")
     show.add_argument("-n", type=_count, default=6, help="number of samples, evenly spaced (default: 6)")
     show.add_argument("-o", "--out", type=Path, default=Path("petseg.png"), help="PNG to write (default: petseg.png)")
-    home = os.environ.get("PETSEG_DATA", "data/pets")
+    home = os.environ.get("PETSEG_DATA") or "data/pets"
     for command in (train, evaluate, show):
-        command.add_argument("--data", type=Path, default=home, help=f"data set folder (default: {home})")
+        command.add_argument("--data", type=Path, default=home, help="data set folder (default: %(default)s)")
     for command in (evaluate, show):
         command.add_argument("--split", choices=["trainval", "test"], default="test", help="default: test")
 

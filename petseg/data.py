@@ -10,6 +10,7 @@ __all__ = ['Sample', 'find_samples', 'split_samples', 'open_photo', 'open_mask',
 import hashlib
 import os
 import random
+import shutil
 import warnings
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -52,6 +53,8 @@ def _files(folder, endings):
             f"{folder} is not a folder; the data set's root should hold images/ and annotations/trimaps/"
         )
     found = sorted(p for p in folder.iterdir() if p.suffix.lower() in endings and not p.name.startswith("."))
+    if twice := [stem for stem, count in Counter(p.stem for p in found).items() if count > 1]:
+        raise ValueError(f"{folder}: more than one file named {', '.join(twice[:5])}; keep one of each")
     return {p.stem: p for p in found}
 
 
@@ -67,14 +70,15 @@ def find_samples(
     root: str | Path,  # data set folder, holding `images/` and `annotations/`
     split: str | None = None,  # official list, `"trainval"` or `"test"`; None for all pairs
 ) -> list[Sample]:  # sorted by name
-    """Pair photos and trimaps by name. FileNotFoundError if folders, lists or listed files are missing."""
+    """Pair photos and trimaps by name. FileNotFoundError if files are missing, ValueError if a name occurs twice."""
     root = Path(root)
     photos = _files(root / "images", {".jpg", ".jpeg"})
     trimaps = _files(root / "annotations" / "trimaps", {".png"})
     if lone := sorted(photos.keys() ^ trimaps.keys()):
         sides = [f"{name} ({'no trimap' if name in photos else 'no photo'})" for name in lone]
         warnings.warn(f"{root}: left out {len(lone)} without a partner: {', '.join(sides)}", stacklevel=2)
-    paired = photos.keys() & trimaps.keys()
+    if not (paired := photos.keys() & trimaps.keys()):
+        raise FileNotFoundError(f"{root}: no photo with a trimap in images/ and annotations/trimaps/")
     names = _listed(root, split) if split else paired
     if missing := sorted(set(names) - paired):
         raise FileNotFoundError(f"{root}: {split}.txt lists {len(missing)} without files: {', '.join(missing[:5])}")
@@ -114,12 +118,14 @@ def _quota(mixed, valid):
 
 # %% ../nbs/00_data.ipynb #c033
 def open_photo(
-    path: str | Path,  # a picture file of any kind Pillow reads
+    path: str | Path,  # a picture file of any kind Pillow reads, 8 bits a channel
     fit: tuple[int, int] | None = None,  # (height, width) that the photo must have, such as its trimap's
 ) -> np.ndarray:  # (H, W, 3) uint8, RGB
-    """Read a photo, upright. ValueError naming the file if it is no image or does not fit."""
+    """Read a photo, upright. FileNotFoundError, or ValueError naming the file if it is no image or does not fit."""
     try:
         with Image.open(path) as img:
+            if img.mode[0] in "IF":
+                raise ValueError("more than 8 bits a channel")
             if fit is None or (img.height, img.width) != tuple(fit):
                 img = ImageOps.exif_transpose(img)
             rgb = np.array(img.convert("RGB"))
@@ -135,7 +141,7 @@ def open_photo(
 def open_mask(
     path: str | Path,  # a trimap: 8-bit grey, values 1..3
 ) -> np.ndarray:  # (H, W) uint8: 0 pet, 1 background, 2 border
-    """Read a trimap as a mask. ValueError naming the file if it is no trimap."""
+    """Read a trimap as a mask. FileNotFoundError, or ValueError naming the file if it is no trimap."""
     try:
         with Image.open(path) as img:
             trimap = np.array(img)
@@ -194,10 +200,11 @@ def _photo_problems(sample, fit):
 def _repair(path):
     """Re-encode a photo as JPEG (quality 95) under its own name; the original stays as `NAME.jpg.original`."""
     kept, new = path.with_name(path.name + ".original"), path.with_name(path.name + ".new")
-    if kept.exists():
-        raise FileExistsError(f"{kept} exists already; move it away, then repair again")
-    Image.fromarray(open_photo(path)).save(new, "jpeg", quality=95, subsampling=0)
-    os.link(path, kept)
+    if kept.exists() and kept.read_bytes() != path.read_bytes():
+        raise FileExistsError(f"{kept} is another file; move it away, then repair again")
+    with Image.open(path) as img:
+        img.convert("RGB").save(new, "jpeg", quality=95, subsampling=0, exif=img.getexif())
+    shutil.copy2(path, kept)
     os.replace(new, path)
 
 
@@ -212,9 +219,12 @@ def check_samples(
     with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
         each = pool.map(lambda s: list(_problems(s)), samples)
         found = [p for ps in tqdm(each, "checking", len(samples), unit="sample", disable=not progress) for p in ps]
-    for p in found:
+    for i, p in enumerate(found):
         if repair and p.repairable:
-            _repair(p.path)
+            try:
+                _repair(p.path)
+            except OSError as e:
+                found[i] = Problem(p.name, p.path, f"{p.what}; not repaired: {e}")
     return found
 
 # %% ../nbs/00_data.ipynb #c052
@@ -241,6 +251,9 @@ def _cache_file(cache, photos, trimaps, img_size):
     stats = [(p, os.stat(p).st_mtime_ns, os.stat(p).st_size) for p in photos + trimaps]
     digest = hashlib.sha256(repr((img_size, stats)).encode()).hexdigest()[:16]
     Path(cache).mkdir(parents=True, exist_ok=True)
+    if not (Path(cache) / f"{digest}.index").exists():  # what a killed run left unfinished would be in the way
+        for old in Path(cache).glob(f"{digest}*"):
+            old.unlink()
     return str(Path(cache) / digest)
 
 
@@ -259,11 +272,13 @@ def get_dataset(
     img_size: tuple[int, int],  # (height, width) of every batch, pixels
     input_img_paths: list,  # photos
     target_img_paths: list,  # their trimaps, in the same order
-    max_dataset_len: int | None = None,  # use only so many samples, from the front
+    max_dataset_len: int | None = None,  # use only so many samples, from the front; None for all
     *,
     shuffle: bool = False,  # a new order each epoch
     seed: int | None = None,  # of that order; None draws one
-    cache: bool | str | Path = False,  # True: keep decoded samples in memory; a folder: in a file there
+    cache: bool
+    | str
+    | Path = False,  # True: keep decoded samples in memory; a folder: in a file there, one process at a time
     repeat: bool = False,  # start over without end
     drop_remainder: bool = False,  # leave out a last batch that is not full
 ):  # `tf.data.Dataset` of (float32 (B, H, W, 3) photos 0..255, uint8 (B, H, W, 1) masks 0..2)

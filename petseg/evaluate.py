@@ -25,7 +25,7 @@ def confusion_matrix(
             raise ValueError(
                 f"the {name} must hold class numbers 0 to {num_classes - 1}; found {a.dtype} {a.min()} to {a.max()}"
             )
-    pairs = num_classes * truth.astype("int64") + prediction
+    pairs = num_classes * truth.astype("int64") + prediction.astype("int64")
     return np.bincount(pairs, minlength=num_classes**2).reshape(num_classes, num_classes)
 
 # %% ../nbs/04_evaluate.ipynb #c010
@@ -47,12 +47,14 @@ def scores(
 # %% ../nbs/04_evaluate.ipynb #c016
 def evaluate(
     model,  # a Keras model: (B, H, W, 3) photos 0..255 to (B, H, W, C) scores
-    batches: Iterable,  # of (photos, masks), such as `get_dataset` gives
+    batches: Iterable,  # of (photos, masks), such as `get_dataset` gives without `repeat`
 ) -> dict[str, float]:  # as `scores`, over the set, at the batches' size, and `photos`, their number
-    """Score a model on batches, one at a time. ValueError if there is none."""
+    """Score a model on batches, one at a time. ValueError if there is none, or if sizes differ."""
     total, count = 0, 0
     for images, masks in batches:
         prediction = np.asarray(model.predict_on_batch(images))
+        if masks.shape[:3] != prediction.shape[:3]:
+            raise ValueError(f"masks of shape {tuple(masks.shape)}, predictions of shape {prediction.shape}")
         total = total + confusion_matrix(masks, prediction.argmax(axis=-1), prediction.shape[-1])
         count += len(images)
     if not count:

@@ -13,38 +13,39 @@ from matplotlib import colormaps
 from matplotlib.figure import Figure
 from PIL import Image, ImageOps
 
-from .data import open_mask, open_photo
+from .data import get_dataset, open_mask, open_photo
 
 # %% ../nbs/03_visualize.ipynb #c007
 def to_mask(
     mask,  # (H, W) or (H, W, 1) class numbers, or (H, W, C) scores
 ) -> np.ndarray:  # (H, W) int class numbers
-    """Class numbers from a mask in any form. ValueError for another shape."""
+    """Class numbers from a mask in any form. ValueError for another shape, or for what is no class number."""
     mask = np.asarray(mask)
     if mask.ndim == 3:
         mask = mask[..., 0] if mask.shape[-1] == 1 else mask.argmax(axis=-1)
     if mask.ndim != 2:
         raise ValueError(f"a mask is (H, W), (H, W, 1) or (H, W, classes); found {mask.shape}")
+    if (mask < 0).any() or (mask != mask.astype(int)).any():
+        raise ValueError(f"a mask holds class numbers 0, 1, 2 ...; found {mask.min()} to {mask.max()}, {mask.dtype}")
     return mask.astype(int)
 
 # %% ../nbs/03_visualize.ipynb #c010
 def class_colors(
     num_classes: int,  # 1 or more
 ) -> np.ndarray:  # (num_classes, 3) uint8 RGB
-    """A colour per class: Okabe and Ito's palette, or evenly spaced ones beyond its seven."""
+    """A colour per class, the same however many there are: Okabe and Ito's seven, then a spread of others."""
     names = ["E69F00", "0072B2", "F0E442", "CC79A7", "009E73", "56B4E9", "D55E00"]
-    if num_classes <= len(names):
-        return np.array([list(bytes.fromhex(n)) for n in names[:num_classes]], "uint8")
-    return (colormaps["turbo"](np.linspace(0, 1, num_classes))[:, :3] * 255).astype("uint8")
+    first = np.array([list(bytes.fromhex(n)) for n in names])
+    more = colormaps["turbo"](np.arange(num_classes) * 0.618 % 1)[len(first) :, :3] * 255
+    return np.concatenate([first, more])[:num_classes].astype("uint8")
 
 
 def colorize(
     mask,  # as for `to_mask`
-    num_classes: int = 3,  # how many classes there are; more if the mask holds more
 ) -> np.ndarray:  # (H, W, 3) uint8 RGB
     """A mask as a picture."""
     mask = to_mask(mask)
-    return class_colors(max(num_classes, int(mask.max()) + 1))[mask]
+    return class_colors(int(mask.max()) + 1)[mask]
 
 # %% ../nbs/03_visualize.ipynb #c015
 def overlay(
@@ -161,9 +162,12 @@ def show_curves(
     history: dict,  # columns of numbers: `loss`, `val_loss`, and `epoch` if it does not count from 1
     *,
     num_classes: int = 3,  # for the line of a net that knows nothing
+    top: float = 4,  # of the loss axis, if a loss is higher
     title: str = "",
 ) -> Figure:
-    """Training and validation loss by epoch, the best epoch marked."""
+    """Training and validation loss by epoch, the best epoch marked. ValueError if there is no finite validation loss."""
+    if not np.isfinite(history.get("val_loss", [])).any():
+        raise ValueError("no epoch with a finite validation loss to show")
     loss, valid = np.array(history["loss"]), np.array(history["val_loss"])
     epochs = np.array(history.get("epoch", range(1, len(loss) + 1)))
     best = int(np.nanargmin(valid))
@@ -172,7 +176,7 @@ def show_curves(
     ax.plot(epochs, valid, color="#D55E00", label="validation")
     ax.plot(epochs[best], valid[best], "o", color="#D55E00", label=f"best: {valid[best]:.3f}, epoch {epochs[best]:.0f}")
     ax.axhline(np.log(num_classes), color="grey", linewidth=1, linestyle=":", label="knows nothing")
-    ax.set(xlabel="epoch", ylabel="loss", title=title, ylim=(0, min(np.nanmax([loss.max(), valid.max()]) * 1.05, 4)))
+    ax.set(xlabel="epoch", ylabel="loss", title=title, ylim=(0, min(np.nanmax([loss, valid]) * 1.05, top)))
     ax.legend(frameon=False)
     return fig
 
@@ -181,7 +185,7 @@ def browse(
     samples: list,  # what `find_samples` gave
     model=None,  # a Keras model, to predict with
 ):  # an ipywidgets box
-    """A slider to leaf through samples, and a model's predictions, in JupyterLab."""
+    """A slider to leaf through samples and a model's predictions in JupyterLab. ImportError without ipywidgets."""
     import ipywidgets
 
     def page(i):
@@ -199,9 +203,8 @@ def show_opened(
     """Open one sample's files and show them, with a model's prediction if there is one."""
     truth = open_mask(sample.trimap)
     image, prediction = open_photo(sample.photo, truth.shape), None
-    if model is not None:
-        size = model.input_shape[2], model.input_shape[1]
-        image = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BILINEAR))
-        truth = np.asarray(Image.fromarray(truth).resize(size, Image.Resampling.NEAREST))
-        prediction = model.predict(image[None].astype("float32"), verbose=0)[0]
+    if model is not None:  # as it was trained: through the book's own loader
+        batch = get_dataset(1, model.input_shape[1:3], [sample.photo], [sample.trimap])
+        images, truths = next(batch.as_numpy_iterator())
+        image, truth, prediction = images[0], truths[0], model.predict_on_batch(images)[0]
     return show_sample(image, truth, prediction, title=sample.name)
