@@ -62,7 +62,7 @@ def _check(args):
     for p in problems:
         mended = " (repaired; the original is kept)" if args.repair and p.repairable else ""
         print(f"{p.name}: {p.path}: {p.what}{mended}")
-    print(f"{len(samples)} samples, {len(problems)} problems")
+    print(f"{len(samples)} samples, {len(problems)} problem{'s' * (len(problems) != 1)}")
     return 1 if lone or any(not (args.repair and p.repairable) for p in problems) else 0
 
 # %% ../nbs/10_cli.ipynb #c009
