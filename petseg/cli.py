@@ -195,7 +195,7 @@ def _add(commands, name, call, about):
     parser.set_defaults(call=call)
     return parser
 
-# %% ../nbs/10_cli.ipynb #c018
+# %% ../nbs/10_cli.ipynb #c019
 def _data_commands(commands):
     demo = _add(commands, "demo", _demo, "draw pets, train a small net, score it and write a picture (3 minutes)")
     demo.add_argument("--data", type=Path, help="real photos instead: a data set folder")
@@ -212,7 +212,7 @@ def _data_commands(commands):
     check.add_argument("data", type=Path, help="data set folder, with images/ and annotations/")
     check.add_argument("--repair", action="store_true", help="re-encode what can be saved; originals are kept")
 
-# %% ../nbs/10_cli.ipynb #c019
+# %% ../nbs/10_cli.ipynb #c021
 def _run_commands(commands):
     train = _add(commands, "train", _train, "fit a recipe's model; the same command again goes on")
     train.add_argument("--recipe", default="original", help="original, drawn, or a recipe.json (default: original)")
@@ -238,7 +238,7 @@ def _count(text):
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 on")
     return int(text)
 
-# %% ../nbs/10_cli.ipynb #c021
+# %% ../nbs/10_cli.ipynb #c023
 def main(
     argv: list[str] | None = None,  # the words after `petseg`; None for the command line's
 ) -> int:  # exit code: 0 done, 1 failed; wrong usage exits with 2

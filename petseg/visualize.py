@@ -29,7 +29,7 @@ def to_mask(
         raise ValueError(f"a mask holds class numbers 0, 1, 2 ...; found {mask.min()} to {mask.max()}, {mask.dtype}")
     return mask.astype(int)
 
-# %% ../nbs/03_visualize.ipynb #c010
+# %% ../nbs/03_visualize.ipynb #c011
 def class_colors(
     num_classes: int,  # 1 or more
 ) -> np.ndarray:  # (num_classes, 3) uint8 RGB
@@ -47,7 +47,7 @@ def colorize(
     mask = to_mask(mask)
     return class_colors(int(mask.max()) + 1)[mask]
 
-# %% ../nbs/03_visualize.ipynb #c015
+# %% ../nbs/03_visualize.ipynb #c016
 def overlay(
     image,  # (H, W, 3) RGB, 0..255
     mask,  # as for `to_mask`, of the image's size
@@ -62,7 +62,7 @@ def overlay(
     tint = np.where(mask == background, 0, opacity)[..., None]
     return np.rint(image * (1 - tint) + colorize(mask) * tint).astype("uint8")
 
-# %% ../nbs/03_visualize.ipynb #c017
+# %% ../nbs/03_visualize.ipynb #c018
 def error_map(
     truth,  # as for `to_mask`
     prediction,  # the same
@@ -75,7 +75,7 @@ def error_map(
     picture[truth == prediction] = 230
     return picture
 
-# %% ../nbs/03_visualize.ipynb #c022
+# %% ../nbs/03_visualize.ipynb #c023
 def show_sample(
     image,  # (H, W, 3) RGB, 0..255
     truth=None,  # as for `to_mask`
@@ -96,7 +96,7 @@ def show_sample(
         panels[f"errors, {1 - right:.1%} of pixels"] = error_map(truth, prediction)
     return _panels(list(panels.items()), len(panels), title)
 
-# %% ../nbs/03_visualize.ipynb #c024
+# %% ../nbs/03_visualize.ipynb #c025
 def _panels(panels, columns, title=""):
     """A figure of (name, picture) pairs, so many in a row."""
     rows = -(-len(panels) // columns)
@@ -111,7 +111,7 @@ def _panels(panels, columns, title=""):
     fig.suptitle(title)
     return fig
 
-# %% ../nbs/03_visualize.ipynb #c029
+# %% ../nbs/03_visualize.ipynb #c031
 def show_grid(
     images,  # (N, H, W, 3) RGB, 0..255
     masks=None,  # N masks as for `to_mask`; None for the photos alone
@@ -124,7 +124,7 @@ def show_grid(
     pictures = images if masks is None else [overlay(i, m) for i, m in zip(images, masks, strict=True)]
     return _panels([(n, np.asarray(p).astype("uint8")) for n, p in zip(names, pictures, strict=True)], columns)
 
-# %% ../nbs/03_visualize.ipynb #c032
+# %% ../nbs/03_visualize.ipynb #c035
 def show_samples(
     images,  # (N, H, W, 3) RGB, 0..255
     truths,  # N masks as for `to_mask`
@@ -149,7 +149,7 @@ def show_samples(
         ax.set_title(name, fontsize=10)
     return fig
 
-# %% ../nbs/03_visualize.ipynb #c035
+# %% ../nbs/03_visualize.ipynb #c039
 def display_mask(
     i: int,  # which of the predictions
     predictions,  # N masks as for `to_mask`, such as `model.predict` gives
@@ -157,7 +157,7 @@ def display_mask(
     """One predicted mask as a grey picture, stretched to full contrast."""
     return ImageOps.autocontrast(Image.fromarray(to_mask(predictions[i]).astype("uint8")))
 
-# %% ../nbs/03_visualize.ipynb #c039
+# %% ../nbs/03_visualize.ipynb #c044
 def show_curves(
     history: dict,  # columns of numbers: `loss`, `val_loss`, and `epoch` if it does not count from 1
     *,
@@ -180,7 +180,7 @@ def show_curves(
     ax.legend(frameon=False)
     return fig
 
-# %% ../nbs/03_visualize.ipynb #c043
+# %% ../nbs/03_visualize.ipynb #c048
 def browse(
     samples: list,  # what `find_samples` gave
     model=None,  # a Keras model, to predict with
