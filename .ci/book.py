@@ -60,20 +60,24 @@ def drop_stderr(nb):
             cell.outputs = [out for out in cell.outputs if out.get("name") != "stderr"]
 
 
+def for_readers(path):
+    """A notebook without hidden cells and nbdev's directive lines."""
+    nb = nbformat.read(path, as_version=4)
+    nb.cells = [c for c in nb.cells if not re.match(r"#\| (hide|default_exp)\b", c.source)]
+    for cell in nb.cells:
+        if cell.cell_type == "code":
+            cell.source = re.sub(r"^#\|.*\n", "", cell.source, flags=re.MULTILINE)
+    return nb
+
+
 def readme():
     """README.md from index.ipynb, without its hidden cells; links lead to nbs/."""
     from nbconvert import MarkdownExporter
     from nbconvert.preprocessors import TagRemovePreprocessor
-    from traitlets.config import Config
 
-    nb = nbformat.read(NBS / "index.ipynb", as_version=4)
-    nb.cells = [c for c in nb.cells if not c.source.lstrip().startswith("#| hide")]
-    for cell in nb.cells:
-        if cell.cell_type == "code":
-            cell.source = re.sub(r"^#\|.*\n", "", cell.source, flags=re.MULTILINE)
-    config = Config(TagRemovePreprocessor={"remove_input_tags": ["hide-input"], "enabled": True})
-    exporter = MarkdownExporter(config=config)
-    exporter.register_preprocessor(TagRemovePreprocessor(config=config), enabled=True)
+    nb = for_readers(NBS / "index.ipynb")
+    exporter = MarkdownExporter()
+    exporter.register_preprocessor(TagRemovePreprocessor(remove_input_tags=["hide-input"]), enabled=True)
     text, _ = exporter.from_notebook_node(nb)
     text = re.sub(r"\]\((\d\d_\w+\.ipynb|images/)", r"](nbs/\1", text)
     (ROOT / "README.md").write_text(re.sub(r"\n{3,}", "\n\n", text).strip() + "\n", encoding="utf-8")
@@ -114,12 +118,9 @@ def html(out):
 
     out.mkdir(parents=True, exist_ok=True)
     for path in notebooks():
-        nb = nbformat.read(path, as_version=4)
-        nb.cells = [c for c in nb.cells if not re.match(r"#\| (hide|default_exp)\b", c.source)]
-        for cell in nb.cells:
-            if cell.cell_type == "code":
-                cell.source = re.sub(r"^#\|.*\n", "", cell.source, flags=re.MULTILINE)
-        (out / f"{path.stem}.html").write_text(HTMLExporter().from_notebook_node(nb)[0], encoding="utf-8")
+        (out / f"{path.stem}.html").write_text(
+            HTMLExporter().from_notebook_node(for_readers(path))[0], encoding="utf-8"
+        )
 
 
 if __name__ == "__main__":

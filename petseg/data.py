@@ -276,9 +276,7 @@ def get_dataset(
     *,
     shuffle: bool = False,  # a new order each epoch
     seed: int | None = None,  # of that order; None draws one
-    cache: bool
-    | str
-    | Path = False,  # True: keep decoded samples in memory; a folder: in a file there, one process at a time
+    cache: bool | str | Path = False,  # True: decoded samples stay in memory; a folder: in a file there
     repeat: bool = False,  # start over without end
     drop_remainder: bool = False,  # leave out a last batch that is not full
 ):  # `tf.data.Dataset` of (float32 (B, H, W, 3) photos 0..255, uint8 (B, H, W, 1) masks 0..2)
