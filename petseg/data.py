@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['Sample', 'find_samples', 'split_samples', 'open_photo', 'open_mask', 'Problem', 'check_samples', 'get_dataset',
-           'download_pets', 'draw_pets']
+           'augment', 'download_pets', 'draw_pets']
 
 # %% ../nbs/00_data.ipynb #c003
 import hashlib
+import math
 import os
 import random
 import shutil
@@ -15,6 +16,7 @@ import warnings
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from numbers import Integral, Real
 from pathlib import Path
 
 import numpy as np
@@ -275,10 +277,11 @@ def get_dataset(
     max_dataset_len: int | None = None,  # use only so many samples, from the front; None for all
     *,
     shuffle: bool = False,  # a new order each epoch
-    seed: int | None = None,  # of that order; None draws one
+    seed: int | None = None,  # of that order and of the augmentation; None draws one
     cache: bool | str | Path = False,  # True: decoded samples stay in memory; a folder: in a file there
     repeat: bool = False,  # start over without end
     drop_remainder: bool = False,  # leave out a last batch that is not full
+    augment: dict | None = None,  # keyword arguments of `augment`, {} for its defaults; None: photos as they are
 ):  # `tf.data.Dataset` of (float32 (B, H, W, 3) photos 0..255, uint8 (B, H, W, 1) masks 0..2)
     """Batches of photos and masks from paths. ValueError or FileNotFoundError naming what is wrong."""
     import tensorflow as tf
@@ -292,4 +295,114 @@ def get_dataset(
         pairs = pairs.cache(_cache_file(cache, photos, trimaps, img_size))
         pairs = pairs.shuffle(len(photos), seed) if shuffle else pairs
     pairs = pairs.repeat() if repeat else pairs
+    pairs = pairs if augment is None else _augmented(pairs, seed, augment)
     return pairs.batch(batch_size, drop_remainder=drop_remainder).prefetch(tf.data.AUTOTUNE)
+
+# %% ../nbs/00_data.ipynb #c068
+def _matrix(r, zoom, flip, turn, stretch):
+    """The step in the photo, (x, y) by column, for a step to the right and one down, drawn with four numbers -1..1."""
+    import tensorflow as tf
+
+    step = 1 / (zoom[0] * (zoom[1] / zoom[0]) ** ((r[0] + 1) / 2))
+    wide = (1 + stretch) ** r[1]
+    mirror = tf.where(r[2] < 0, -1.0, 1.0) if flip else 1.0
+    angle = turn * math.pi / 180 * r[3]
+    right, down = mirror * step * wide, step / wide
+    return tf.stack([[right * tf.cos(angle), -down * tf.sin(angle)], [right * tf.sin(angle), down * tf.cos(angle)]])
+
+# %% ../nbs/00_data.ipynb #c070
+def _window(matrix, place, photo, size):
+    """The map to a window inside the photo, as the eight numbers of TensorFlow's warp; sizes are (height, width)."""
+    import tensorflow as tf
+
+    half, room = (tf.constant([w - 1, h - 1], "float32") / 2 for h, w in (size, photo))
+    reach = tf.reduce_sum(abs(matrix) * half, axis=1)  # across and down, from the window's centre to a corner
+    fit = tf.minimum(1.0, tf.reduce_min(room / reach))
+    matrix, reach = fit * matrix, fit * reach
+    centre = room + place * tf.maximum(room - reach, 0.0)
+    offset = centre - tf.reduce_sum(matrix * half, axis=1)
+    return tf.concat([tf.reshape(tf.concat([matrix, offset[:, None]], axis=1), [6]), [0.0, 0.0]], axis=0)
+
+
+def _warp(picture, window, size, how):
+    """The picture (H, W, C) seen through the window, interpolated BILINEAR or NEAREST."""
+    import tensorflow as tf
+
+    settings = {"interpolation": how, "fill_value": 0.0, "output_shape": size}
+    return tf.raw_ops.ImageProjectiveTransformV3(images=picture[None], transforms=window[None], **settings)[0]
+
+# %% ../nbs/00_data.ipynb #c072
+def _recoloured(image, r, light, saturation):
+    """The photo with other colours and in another light, drawn with three numbers -1..1."""
+    import tensorflow as tf
+
+    if saturation:
+        grey = tf.reduce_mean(image, axis=-1, keepdims=True)
+        image = grey + (image - grey) * (1 + saturation * r[0])
+    if light:
+        mean = tf.reduce_mean(image)
+        image = (mean + (image - mean) * (1 + light * r[1])) * (1 + light * r[2])
+    return tf.clip_by_value(image, 0.0, 255.0)
+
+# %% ../nbs/00_data.ipynb #c073
+def _check_augment(image, mask, seed, size, zoom, amounts):
+    """ValueError unless `augment` can do with these arguments."""
+
+    def pair(x, kind, least):
+        return isinstance(x, (tuple, list)) and len(x) == 2 and all(isinstance(n, kind) and n >= least for n in x)
+
+    shapes = tuple(image.shape), tuple(mask.shape)
+    if (
+        len(shapes[0]) != 3
+        or shapes != ((*shapes[0][:2], 3), (*shapes[0][:2], 1))
+        or not pair(shapes[0][:2], Integral, 2)
+    ):
+        raise ValueError(f"augment takes one photo (H, W, 3) and its mask (H, W, 1) of known size; found {shapes}")
+    if np.shape(seed) != (2,):
+        raise ValueError(f"seed must be two whole numbers; found {seed!r}")
+    if size is not None and not pair(size, Integral, 2):
+        raise ValueError(f"size must be (height, width) in pixels, 2 or more, or None; found {size!r}")
+    if not pair(zoom, Real, 0) or not 0 < zoom[0] <= zoom[1] < math.inf:
+        raise ValueError(f"zoom must be (smallest, largest), both above 0, such as (0.78, 1.4); found {zoom!r}")
+    for name, x in amounts.items():
+        most = 180 if name == "turn" else 1
+        if not isinstance(x, Real) or not 0 <= x <= most:
+            raise ValueError(f"{name} must be a number from 0, which is off, to {most}; found {x!r}")
+
+# %% ../nbs/00_data.ipynb #c075
+def augment(
+    image,  # (H, W, 3) photo, 0..255, any number type
+    mask,  # (H, W, 1) class numbers
+    seed,  # two whole numbers; the same two draw the same
+    *,
+    size: tuple[int, int] | None = None,  # (height, width) to put out, pixels; None for the photo's
+    zoom: tuple[float, float] = (0.78, 1.4),  # smallest and largest; at 1 a pixel stays a pixel; (1, 1) is off
+    flip: bool = True,  # mirror every second photo
+    turn: float = 15.0,  # at most so many degrees, either way; 0 is off
+    stretch: float = 0.15,  # wider or higher by at most this share; 0 is off
+    light: float = 0.25,  # change brightness and contrast by at most this share; 0 is off
+    saturation: float = 0.5,  # change by at most this share; 0 is off
+):  # tensors: float32 (*size, 3) photo, 0..255, and (*size, 1) mask of the type it had
+    """Another version of a photo and its mask, nothing padded. ValueError naming an argument that cannot be."""
+    import tensorflow as tf
+
+    amounts = {"turn": turn, "stretch": stretch, "light": light, "saturation": saturation}
+    _check_augment(image, mask, seed, size, zoom, amounts)
+    photo, size = tuple(image.shape[:2]), tuple(size or image.shape[:2])
+    image, classes = tf.cast(image, "float32"), tf.cast(mask, "int32")
+    r = tf.random.stateless_uniform([9], seed, -1.0, 1.0)
+    window = _window(_matrix(r[:4], zoom, flip, turn, stretch), r[4:6], photo, size)
+    image, classes = _warp(image, window, size, "BILINEAR"), _warp(classes, window, size, "NEAREST")
+    return _recoloured(image, r[6:], light, saturation), tf.cast(classes, mask.dtype)
+
+# %% ../nbs/00_data.ipynb #c079
+def _augmented(pairs, seed, how):
+    """A `tf.data.Dataset` of (image, mask) pairs, each through `augment`, other versions each epoch."""
+    import tensorflow as tf
+
+    known = augment.__kwdefaults__
+    if not isinstance(how, dict) or not how.keys() <= known.keys():
+        raise ValueError(f"augment must be None or a dict of {', '.join(known)}; found {how!r}")
+    seeds = tf.data.Dataset.random(seed, rerandomize_each_iteration=True).batch(2, drop_remainder=True)
+    call = tf.autograph.experimental.do_not_convert(lambda pair, drawn: augment(*pair, drawn, **how))
+    return tf.data.Dataset.zip(pairs, seeds).map(call, num_parallel_calls=tf.data.AUTOTUNE)
