@@ -126,6 +126,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/petseg', 'doc_host': '', '
                                  'petseg.evaluate.scores': ('evaluate.html#scores', 'petseg/evaluate.py')},
             'petseg.model': { 'petseg.model._check': ('model.html#_check', 'petseg/model.py'),
                               'petseg.model._check_list': ('model.html#_check_list', 'petseg/model.py'),
+                              'petseg.model._draw_boxes': ('model.html#_draw_boxes', 'petseg/model.py'),
                               'petseg.model._endings': ('model.html#_endings', 'petseg/model.py'),
                               'petseg.model._label': ('model.html#_label', 'petseg/model.py'),
                               'petseg.model._reads': ('model.html#_reads', 'petseg/model.py'),

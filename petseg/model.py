@@ -118,7 +118,7 @@ def get_model(
 def _endings(model):
     """Every layer of `model` with the name of the stage that it closes, or None."""
     for layer in model.layers:
-        if isinstance(layer, keras.Model):
+        if isinstance(layer, keras.Model):  # a network in the network has a stage for each output
             names = {end: f"{layer.name}_{i}" for i, end in enumerate(layer.output_names, 1)}
             yield from ((names.get(inner.name), inner) for inner in layer.layers)
         else:
@@ -138,7 +138,7 @@ def stages(
             params = 0
     return rows
 
-# %% ../nbs/01_model.ipynb #c051
+# %% ../nbs/01_model.ipynb #c052
 def conv_stage(
     x,  # feature maps, (batch, height, width, channels)
     filters,  # channels that come out, 1 or more
@@ -153,7 +153,7 @@ def conv_stage(
         x = layers.Activation("relu", name=last)(x)
     return x
 
-# %% ../nbs/01_model.ipynb #c053
+# %% ../nbs/01_model.ipynb #c054
 def unet(
     img_size,  # (height, width) of a photo in pixels, multiples of 2**depth; (None, None): any that fit
     num_classes,  # channels that come out, 2 or more; pets: 3
@@ -178,7 +178,7 @@ def unet(
         x = conv_stage(x, filters, batch_norm=batch_norm, name=f"up_{filters}")
     return keras.Model(photo, score_pixels(x, num_classes), name="unet")
 
-# %% ../nbs/01_model.ipynb #c060
+# %% ../nbs/01_model.ipynb #c061
 def _reads(model):
     """For each layer's name, the outputs it reads: pairs (layer's name, number of the output)."""
     found = {}
@@ -206,7 +206,7 @@ def links(
         pairs += [(owners[source][i], owners[name][0]) for source, i in read]
     return [(a, b) for a, b in dict.fromkeys(pairs) if a != b]
 
-# %% ../nbs/01_model.ipynb #c062
+# %% ../nbs/01_model.ipynb #c063
 def skips(
     model,  # a model of this book, new or loaded
 ):  # list of (from, to), names of stages
@@ -214,26 +214,33 @@ def skips(
     names = [name for name, _, _ in stages(model)]
     return [pair for pair in links(model) if pair not in pairwise(names)]
 
-# %% ../nbs/01_model.ipynb #c065
+# %% ../nbs/01_model.ipynb #c066
+def _draw_boxes(rows, ax):
+    """Draw a box for each stage of `rows` on `ax`; returns each one's (left, right, middle height)."""
+    colours = {"down": "#4c78a8", "encoder": "#4c78a8", "up": "#59a14f", "bottom": "#b07aa1", "pyramid": "#b07aa1"}
+    sizes, boxes, left = [height for _, (height, *_), _ in rows], {}, 0
+    low = sizes.index(min(sizes))
+    for i, (name, (height, _, channels), _) in enumerate(rows):
+        tall, y, right = 0.8 * (height / sizes[0]) ** 0.5, math.log2(height / sizes[0]), left + 0.045 * channels**0.5
+        colour = colours.get(name.split("_")[0], "#9d9d9d")
+        ax.bar(left, tall, right - left, y - tall / 2, align="edge", color=colour)
+        x, align = ((left + right) / 2, "center") if i == low else (right, "right") if i < low else (left, "left")
+        ax.text(x, y - tall / 2 - 0.05, f"{name}\n{height}² x {channels}", ha=align, va="top", fontsize=7)
+        boxes[name], left = (left, right, y), right + 1.6
+    return boxes
+
+# %% ../nbs/01_model.ipynb #c068
 def draw_model(
     model,  # a model of this book, built for square photos of one size
     ax,  # matplotlib axes
 ):
-    """Draw the stages of `model` as boxes, lower for smaller maps and wider for more channels, and its skips in red."""
-    rows, bridges, box, left = stages(model), skips(model), {}, 0
-    full, last = rows[0][1][0], len(rows) - 1
-    colours = {"down": "#4c78a8", "encoder": "#4c78a8", "up": "#59a14f", "bottom": "#b07aa1", "pyramid": "#b07aa1"}
-    low = min(range(last + 1), key=lambda i: rows[i][1][0])
-    for i, (name, (height, _, channels), _) in enumerate(rows):
-        tall, wide, y = 0.8 * (height / full) ** 0.5, 0.045 * channels**0.5, math.log2(height / full)
-        right, colour = left + wide, colours.get(name.split("_")[0], "#9d9d9d")
-        ax.bar(left, tall, wide, y - tall / 2, align="edge", color=colour)
-        x, align = ((left + right) / 2, "center") if i == low else (right, "right") if i < low else (left, "left")
-        ax.text(x, y - tall / 2 - 0.05, f"{name}\n{height}² x {channels}", ha=align, va="top", fontsize=7)
-        box[name], left = (left, right, y), right + 1.6
+    """Draw the stages of `model`: lower for smaller maps, wider for more channels, and its skips in red."""
+    boxes, bridges = _draw_boxes(stages(model), ax), skips(model)
     for a, b in links(model):
         arrow = {"arrowstyle": "->", "color": "#e15759" if (a, b) in bridges else "#555555", "lw": 1.5}
-        ax.annotate("", (box[b][0], box[b][2]), (box[a][1], box[a][2]), arrowprops=arrow)
-    ax.set(xlim=(-1, left), ylim=(min(y for _, _, y in box.values()) - 0.6, 0.5))
+        (_, start, y), (end, _, to) = boxes[a], boxes[b]
+        ax.annotate("", (end, to), (start, y), arrowprops=arrow)
+    lowest = min(y for _, _, y in boxes.values())
+    ax.set(xlim=(-1, max(right for _, right, _ in boxes.values()) + 1.6), ylim=(lowest - 0.6, 0.5))
     ax.set_title(f"{model.name}: {model.count_params():,} parameters")
     ax.axis("off")
