@@ -1,4 +1,4 @@
-"""Lets nbval run notebooks as nbdev keeps them, and tells their tests where real photos are."""
+"""Lets nbval run notebooks as nbdev keeps them, and tells their tests where real photos and weights are."""
 
 import os
 from pathlib import Path
@@ -7,9 +7,10 @@ from pathlib import Path
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 os.environ["TF_ENABLE_ONEDNN_OPTS"] = "1"
 
-_shared = Path(__file__).parent.parent / "shared" / "pets"
-if "PETSEG_DATA" not in os.environ and _shared.is_dir():
-    os.environ["PETSEG_DATA"] = str(_shared.resolve())
+for _name, _folder in (("PETSEG_DATA", "pets"), ("PETSEG_WEIGHTS", "weights")):
+    _shared = Path(__file__).parent.parent / "shared" / _folder
+    if _name not in os.environ and _shared.is_dir():
+        os.environ[_name] = str(_shared.resolve())
 
 
 def pytest_collection_modifyitems(items):

@@ -37,9 +37,10 @@ def notebooks():
 
 def run(paths):
     os.environ.update(QUIET)
-    shared = ROOT.parent / "shared" / "pets"
-    if shared.is_dir():
-        os.environ.setdefault("PETSEG_DATA", str(shared))
+    for name, folder in (("PETSEG_DATA", "pets"), ("PETSEG_WEIGHTS", "weights")):
+        shared = ROOT.parent / "shared" / folder
+        if shared.is_dir():
+            os.environ.setdefault(name, str(shared))
     for path in paths:
         print("running", path, flush=True)
         nb = nbformat.read(path, as_version=4)
@@ -79,7 +80,7 @@ def readme():
     exporter = MarkdownExporter()
     exporter.register_preprocessor(TagRemovePreprocessor(remove_input_tags=["hide-input"]), enabled=True)
     text, _ = exporter.from_notebook_node(nb)
-    text = re.sub(r"\]\((\d\d_\w+\.ipynb|images/)", r"](nbs/\1", text)
+    text = re.sub(r"\]\((\d\d\w+\.ipynb|images/)", r"](nbs/\1", text)
     (ROOT / "README.md").write_text(re.sub(r"\n{3,}", "\n\n", text).strip() + "\n", encoding="utf-8")
 
 
