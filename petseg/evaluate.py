@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['confusion_matrix', 'scores', 'boundary', 'boundary_counts', 'calibration_counts', 'calibration_error', 'Counts',
-           'evaluate_samples', 'per_photo', 'bootstrap', 'summarize']
+           'evaluate_samples', 'per_photo', 'bootstrap', 'summarize', 'show_calibration', 'by_group', 'worst']
 
 # %% ../nbs/04_evaluate.ipynb #c003
 from dataclasses import dataclass
@@ -224,7 +224,7 @@ def _middle(values):
 # %% ../nbs/04_evaluate.ipynb #c046
 def summarize(
     counts: list[Counts],  # as from `evaluate_samples`; `[c.own for c in counts]` for the photos' own sizes
-) -> dict:  # "photos", each score over the set, and under "per photo", "95 % interval", "calibration" more of them
+) -> dict:  # "photos", each score over the set, and, nested, "per photo", "95 % interval over the set", "calibration"
     """All scores of some photos. ValueError if there are none."""
     if not counts:
         raise ValueError("no photos to score")
@@ -235,6 +235,46 @@ def summarize(
         **over_set,
         "expected calibration error": calibration_error(bins),
         "per photo": {key: float(_mean(values)) for key, values in per_photo(counts).items()},
-        "95 % interval": bootstrap(counts),
+        "95 % interval over the set": bootstrap(counts),
         "calibration": dict(zip(("pixels", "right", "probability"), bins.tolist(), strict=True)),
     }
+
+# %% ../nbs/04_evaluate.ipynb #c055
+def show_calibration(
+    counts,  # (3, bins) as from `calibration_counts`
+    *,
+    title: str = "",
+) -> Figure:
+    """Reliability diagram: how often a net is right, by how sure it is, and how many pixels there are of each."""
+    pixels, right, total = np.asarray(counts, "float64")
+    left = np.arange(len(pixels)) / len(pixels)
+    fig, (ax, low) = plt.subplots(2, 1, figsize=(4.2, 4.4), height_ratios=(3, 1), sharex=True, layout="constrained")
+    for axis, heights, color in [(ax, _ratio(right, pixels), "#0072B2"), (low, pixels / pixels.sum(), "#999999")]:
+        axis.bar(left, heights, 1 / len(pixels), align="edge", color=color, edgecolor="white")
+    ax.plot([0, 1], [0, 1], ":", color="black", linewidth=1)
+    ax.plot(_ratio(total, pixels), _ratio(right, pixels), "o", color="#D55E00", markersize=4)
+    ax.set(ylabel="share that is right", ylim=(0, 1), title=title or f"error {calibration_error(counts):.3f}")
+    low.set(xlabel="highest probability", ylabel="pixels", xlim=(0, 1))
+    return fig
+
+# %% ../nbs/04_evaluate.ipynb #c059
+def by_group(
+    counts: list[Counts],  # as from `evaluate_samples`
+    group: str,  # "species" or "breed", as `Sample` knows them
+) -> dict[str, dict]:  # name: what `summarize` says of its photos
+    """All scores of each species or breed, in the order of the alphabet."""
+    names = sorted({getattr(c.sample, group) for c in counts})
+    return {name: summarize([c for c in counts if getattr(c.sample, group) == name]) for name in names}
+
+# %% ../nbs/04_evaluate.ipynb #c064
+def worst(
+    counts: list[Counts],  # as from `evaluate_samples`
+    n: int = 6,  # at most so many
+    score: str = "pet + border IoU",  # a key of `per_photo`
+) -> list[tuple[Sample, float]]:  # lowest first; photos without that score are left out
+    """The photos with the lowest scores. ValueError if there is no such score."""
+    values = per_photo(counts)
+    if score not in values:
+        raise ValueError(f"no score {score!r}; there are: {', '.join(values)}")
+    order = [i for i in np.argsort(values[score], kind="stable") if np.isfinite(values[score][i])]
+    return [(counts[i].sample, float(values[score][i])) for i in order[:n]]
