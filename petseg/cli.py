@@ -88,27 +88,29 @@ def _train(args):
     print(f"best epoch: {number} of {len(history['epoch'])}, validation loss {loss:.3f}")
 
 # %% ../nbs/10_cli.ipynb #c011
-def _batches(samples, recipe):
-    """The samples at the size the recipe's net sees."""
-    from petseg.data import get_dataset
+def _load(run):
+    """The net that RUN names, a run folder, and its recipe."""
+    from petseg.train import get_recipe, load_run
 
-    photos, trimaps = [s.photo for s in samples], [s.trimap for s in samples]
-    return get_dataset(recipe.batch_size, recipe.img_size, photos, trimaps)
+    return load_run(run), get_recipe(run / "recipe.json")
 
 
 def _evaluate(args):
-    _check_new(args.out)
+    for path in (args.out, args.photos):
+        _check_new(path)
     _load_tensorflow()
     from petseg.data import find_samples
-    from petseg.evaluate import evaluate
-    from petseg.train import get_recipe, load_run, write_json
+    from petseg.evaluate import evaluate_samples
+    from petseg.train import write_json
 
-    model, recipe = load_run(args.run), get_recipe(args.run / "recipe.json")
-    found = evaluate(model, _batches(find_samples(args.data, args.split), recipe))
-    _print_scores(found, args.split, recipe)
+    model, recipe = _load(args.run)
+    how = {"own_size": args.own_size, "flip": args.flip, "progress": sys.stderr.isatty()}
+    counts = evaluate_samples(model, find_samples(args.data, args.split), **how)
+    _print_scores(counts, args.split, recipe)
     if args.out:
-        kind = {"split": args.split, "averaging": "over the set", "size": recipe.img_size}
-        write_json(args.out, kind | {name: None if math.isnan(x) else x for name, x in found.items()})
+        write_json(args.out, _stored(counts, args.split, recipe, args.flip))
+    if args.photos:
+        _write_photos(args.photos, counts)
 
 
 def _check_new(path):
@@ -118,23 +120,92 @@ def _check_new(path):
     if path:
         path.parent.mkdir(parents=True, exist_ok=True)
 
-
-def _print_scores(found, split, recipe):
-    height, width = recipe.img_size
-    print(f"{found['photos']} photos of {split}, over the set, at {height} x {width} pixels:")
-    for name, value in found.items():
-        if name != "photos":
-            print(f"  {name:18} {value:.3f}")
-
 # %% ../nbs/10_cli.ipynb #c013
+def _print_scores(counts, split, recipe):
+    from petseg.evaluate import by_group, summarize
+
+    own = [c.own for c in counts if c.own]
+    sizes = {"{} x {} pixels".format(*recipe.img_size): counts} | ({"each photo's own size": own} if own else {})
+    for size, some in sizes.items():
+        found, species = summarize(some), by_group(some, "species")
+        print(f"{found['photos']} photos of {split}, at {size}")
+        print(f"{'':27}over the set   95 % interval   per photo")
+        for name, mean in found["per photo"].items():
+            print(_line(name, found), f"{mean:11.3f}")
+        print(f"{'expected calibration error':26}{found['expected calibration error']:13.3f}")
+        for name, group in species.items():
+            print(_line("pet + border IoU", group, f"  {name}, {group['photos']} photos"))
+        print()
+    print("over the set: the pixels of all photos together; per photo: the mean of the photos' scores;")
+    print("IoU of cats and dogs: pet + border, over the set; boundary: 2 % of the diagonal wide")
+
+
+def _line(key, found, name=None):
+    low, high = found["95 % interval over the set"][key]
+    return f"{name or key:26}{found[key]:13.3f}   {low:.3f} to {high:.3f}"
+
+# %% ../nbs/10_cli.ipynb #c015
+def _stored(counts, split, recipe, flip):
+    """What `--out` writes."""
+    from petseg.evaluate import by_group, summarize
+
+    kind = {"split": split, "averaging": "over the set", "size": recipe.img_size, "flip": flip}
+    found = kind | {"boundary width": "2 % of the diagonal, 1 pixel or more"} | summarize(counts)
+    for name, group in [("species", "species"), ("breeds", "breed")]:
+        found[name] = {key: _brief(part) for key, part in by_group(counts, group).items()}
+    if counts[0].own:
+        found["own size"] = summarize([c.own for c in counts])
+    return _plain(found)
+
+
+def _brief(found):
+    """Of a group, the number of photos and the two main scores."""
+    keys, where = ("pet + border IoU", "mean IoU"), "95 % interval over the set"
+    main = {key: found[key] for key in keys}
+    return {"photos": found["photos"]} | main | {where: {key: found[where][key] for key in keys}}
+
+
+def _plain(x):
+    """The same for JSON: NaN becomes null, other numbers have six decimals."""
+    if isinstance(x, dict):
+        return {key: _plain(value) for key, value in x.items()}
+    if isinstance(x, (list, tuple)):
+        return [_plain(value) for value in x]
+    return (None if math.isnan(x) else round(x, 6)) if isinstance(x, float) else x
+
+# %% ../nbs/10_cli.ipynb #c017
+def _write_photos(path, counts):
+    """A CSV file, whole or not at all."""
+    import csv
+
+    from petseg.evaluate import per_photo
+
+    table = {key: [getattr(c.sample, key) for c in counts] for key in ("name", "species", "breed")}
+    table["pet + border share"] = [1 - c.matrix[1].sum() / c.matrix.sum() for c in counts]
+    table |= per_photo(counts)
+    if counts[0].own:
+        own = [c.own for c in counts]
+        table["own size: pixels"] = [int(c.matrix.sum()) for c in own]
+        table |= {f"own size: {key}": values for key, values in per_photo(own).items()}
+    new = path.with_name(path.name + ".new")
+    with new.open("w", newline="") as f:
+        rows = zip(*table.values(), strict=True)
+        csv.writer(f).writerows([table, *([_cell(x) for x in row] for row in rows)])
+    os.replace(new, path)
+
+
+def _cell(x):
+    """A CSV cell: numbers with four decimals, nothing for NaN."""
+    return x if isinstance(x, (str, int)) else "" if math.isnan(x) else f"{x:.4f}"
+
+# %% ../nbs/10_cli.ipynb #c019
 def _show(args):
     _check_new(args.out)
     _load_tensorflow()
     from petseg.data import find_samples
-    from petseg.train import get_recipe, load_run
+    from petseg.train import get_recipe
 
-    model = load_run(args.run) if args.run else None
-    recipe = get_recipe(args.run / "recipe.json" if args.run else "original")
+    model, recipe = _load(args.run) if args.run else (None, get_recipe("original"))
     _write_picture(args.out, _spread(find_samples(args.data, args.split), args.n), recipe, model)
     print(args.out)
 
@@ -150,19 +221,21 @@ def _write_picture(path, samples, recipe, model):
     import matplotlib
 
     matplotlib.use("Agg")
+    from petseg.data import get_dataset
     from petseg.visualize import show_samples
 
-    images, masks = next(_batches(samples, recipe).rebatch(len(samples)).as_numpy_iterator())
+    batches = get_dataset(len(samples), recipe.img_size, [s.photo for s in samples], [s.trimap for s in samples])
+    images, masks = next(batches.as_numpy_iterator())
     said = None if model is None else model.predict(images, verbose=0)
     new = path.with_name(path.name + ".new")
     show_samples(images, masks, said, names=[s.name for s in samples]).savefig(new, format="png", dpi=120)
     os.replace(new, path)
 
-# %% ../nbs/10_cli.ipynb #c015
+# %% ../nbs/10_cli.ipynb #c021
 def _demo(args):
     _load_tensorflow()
     from petseg.data import draw_pets, find_samples
-    from petseg.evaluate import evaluate
+    from petseg.evaluate import evaluate_samples
     from petseg.train import get_recipe, train
 
     recipe, root = get_recipe("drawn"), args.data or draw_pets(args.out / "pets", 320, 160)
@@ -171,12 +244,12 @@ def _demo(args):
     print(f"training on {len(train_samples)} samples, {recipe.epochs} epochs", flush=True)
     run_dir = args.out / ("run-real" if args.data else "run")
     model, _ = train(recipe, train_samples, valid_samples, run_dir, verbose=1 if sys.stdout.isatty() else 2)
-    _print_scores(evaluate(model, _batches(test, recipe)), "test", recipe)
+    _print_scores(evaluate_samples(model, test), "test", recipe)
     picture = run_dir / "picture.png"
     _write_picture(picture, _spread(test, 6), recipe, model)
     print(f"a picture of {'photos' if args.data else 'drawings'} it never trained on: {picture.resolve()}")
 
-# %% ../nbs/10_cli.ipynb #c017
+# %% ../nbs/10_cli.ipynb #c023
 def _parser():
     """Every command with its options."""
     parser = argparse.ArgumentParser("petseg", description="Cut pets out of photos: data, training, scores, pictures.")
@@ -195,7 +268,7 @@ def _add(commands, name, call, about):
     parser.set_defaults(call=call)
     return parser
 
-# %% ../nbs/10_cli.ipynb #c019
+# %% ../nbs/10_cli.ipynb #c025
 def _data_commands(commands):
     demo = _add(commands, "demo", _demo, "draw pets, train a small net, score it and write a picture (3 minutes)")
     demo.add_argument("--data", type=Path, help="real photos instead: a data set folder")
@@ -212,7 +285,7 @@ def _data_commands(commands):
     check.add_argument("data", type=Path, help="data set folder, with images/ and annotations/")
     check.add_argument("--repair", action="store_true", help="re-encode what can be saved; originals are kept")
 
-# %% ../nbs/10_cli.ipynb #c021
+# %% ../nbs/10_cli.ipynb #c027
 def _run_commands(commands):
     train = _add(commands, "train", _train, "fit a recipe's model; the same command again goes on")
     train.add_argument("--recipe", default="original", help="original, drawn, or a recipe.json (default: original)")
@@ -220,7 +293,10 @@ def _run_commands(commands):
     train.add_argument("--valid", type=_count, help="validation samples (default: a sixth of trainval)")
     evaluate = _add(commands, "evaluate", _evaluate, "score a run")
     evaluate.add_argument("run", type=Path, help="run folder")
+    evaluate.add_argument("--own-size", action="store_true", help="score at each photo's own size too")
+    evaluate.add_argument("--flip", action="store_true", help="average over each photo and its mirror image")
     evaluate.add_argument("--out", type=Path, help="write the scores to this JSON file too")
+    evaluate.add_argument("--photos", type=Path, help="write a row of scores for each photo to this CSV file")
     show = _add(commands, "show", _show, "write a picture of samples, and of what a run says of them")
     show.add_argument("run", type=Path, nargs="?", help="run folder; without it, photos and truth only")
     show.add_argument("-n", type=_count, default=6, help="number of samples, evenly spaced (default: 6)")
@@ -238,7 +314,7 @@ def _count(text):
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 on")
     return int(text)
 
-# %% ../nbs/10_cli.ipynb #c023
+# %% ../nbs/10_cli.ipynb #c029
 def main(
     argv: list[str] | None = None,  # the words after `petseg`; None for the command line's
 ) -> int:  # exit code: 0 done, 1 failed; wrong usage exits with 2

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['to_mask', 'class_colors', 'colorize', 'overlay', 'error_map', 'show_sample', 'show_grid', 'show_samples',
-           'display_mask', 'show_curves', 'browse', 'show_opened']
+           'show_worst', 'display_mask', 'show_curves', 'browse', 'show_opened']
 
 # %% ../nbs/03_visualize.ipynb #c003
 import matplotlib.pyplot as plt
@@ -136,9 +136,13 @@ def show_samples(
     rows = {"photo": [np.asarray(i).astype("uint8") for i in images], "truth": [colorize(t) for t in truths]}
     if predictions is not None:
         rows["prediction"] = [colorize(p) for p in predictions]
-    names = range(len(images)) if names is None else names
-    size = (2 * len(images) + 0.3, 2 * len(rows) + 0.3)
-    fig, axes = plt.subplots(len(rows), len(images), figsize=size, layout="constrained", squeeze=False)
+    return _columns(rows, range(len(images)) if names is None else names)
+
+
+def _columns(rows, names):
+    """A figure of named rows of pictures, with a name above each column."""
+    size = (2 * len(names) + 0.3, 2 * len(rows) + 0.3)
+    fig, axes = plt.subplots(len(rows), len(names), figsize=size, layout="constrained", squeeze=False)
     for line, (row, pictures) in zip(axes, rows.items(), strict=True):
         line[0].set_ylabel(row)
         for ax, picture in zip(line, pictures, strict=True):
@@ -150,6 +154,30 @@ def show_samples(
     return fig
 
 # %% ../nbs/03_visualize.ipynb #c039
+def show_worst(
+    images,  # (N, H, W, 3) RGB, 0..255
+    truths,  # N masks as for `to_mask`
+    predictions,  # the same
+    scores,  # N numbers, higher is better; those that are NaN come last
+    *,
+    names: list[str] | None = None,  # of the samples; their numbers if not given
+    n: int = 6,  # how many to show at most, 1 or more
+) -> Figure:
+    """The samples with the lowest scores: photo, truth, prediction, error map. ValueError if the lengths differ."""
+    names = [str(i) for i in range(len(images))] if names is None else names
+    if len({len(x) for x in (images, truths, predictions, scores, names)}) > 1:
+        lengths = f"{len(images)} images, {len(truths)} truths, {len(predictions)} predictions"
+        raise ValueError(f"{lengths}, {len(scores)} scores and {len(names)} names: need as many of each")
+    lowest = np.argsort(scores, kind="stable")[:n]
+    rows = {
+        "photo": [np.asarray(images[i]).astype("uint8") for i in lowest],
+        "truth": [colorize(truths[i]) for i in lowest],
+        "prediction": [colorize(predictions[i]) for i in lowest],
+        "mistakes": [error_map(truths[i], predictions[i]) for i in lowest],
+    }
+    return _columns(rows, [f"{names[i]}\n{scores[i]:.2f}" for i in lowest])
+
+# %% ../nbs/03_visualize.ipynb #c045
 def display_mask(
     i: int,  # which of the predictions
     predictions,  # N masks as for `to_mask`, such as `model.predict` gives
@@ -157,7 +185,7 @@ def display_mask(
     """One predicted mask as a grey picture, stretched to full contrast."""
     return ImageOps.autocontrast(Image.fromarray(to_mask(predictions[i]).astype("uint8")))
 
-# %% ../nbs/03_visualize.ipynb #c044
+# %% ../nbs/03_visualize.ipynb #c050
 def show_curves(
     history: dict,  # columns of numbers: `loss`, `val_loss`, and `epoch` if it does not count from 1
     *,
@@ -180,7 +208,7 @@ def show_curves(
     ax.legend(frameon=False)
     return fig
 
-# %% ../nbs/03_visualize.ipynb #c048
+# %% ../nbs/03_visualize.ipynb #c054
 def browse(
     samples: list,  # what `find_samples` gave
     model=None,  # a Keras model, to predict with
