@@ -352,11 +352,8 @@ def _check_augment(image, mask, seed, size, zoom, amounts):
         return isinstance(x, (tuple, list)) and len(x) == 2 and all(isinstance(n, kind) and n >= least for n in x)
 
     shapes = tuple(image.shape), tuple(mask.shape)
-    if (
-        len(shapes[0]) != 3
-        or shapes != ((*shapes[0][:2], 3), (*shapes[0][:2], 1))
-        or not pair(shapes[0][:2], Integral, 2)
-    ):
+    sides = shapes[0][:2]
+    if shapes != ((*sides, 3), (*sides, 1)) or not pair(sides, Integral, 2):
         raise ValueError(f"augment takes one photo (H, W, 3) and its mask (H, W, 1) of known size; found {shapes}")
     if np.shape(seed) != (2,):
         raise ValueError(f"seed must be two whole numbers; found {seed!r}")
@@ -376,7 +373,7 @@ def augment(
     seed,  # two whole numbers; the same two draw the same
     *,
     size: tuple[int, int] | None = None,  # (height, width) to put out, pixels; None for the photo's
-    zoom: tuple[float, float] = (0.78, 1.4),  # smallest and largest; at 1 a pixel stays a pixel; (1, 1) is off
+    zoom: tuple[float, float] = (0.78, 1.4),  # smallest and largest; 1 keeps a pixel's size; (1, 1) is off
     flip: bool = True,  # mirror every second photo
     turn: float = 15.0,  # at most so many degrees, either way; 0 is off
     stretch: float = 0.15,  # wider or higher by at most this share; 0 is off
