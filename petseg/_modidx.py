@@ -15,6 +15,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/petseg', 'doc_host': '', '
                             'petseg.cli._line': ('cli.html#_line', 'petseg/cli.py'),
                             'petseg.cli._load': ('cli.html#_load', 'petseg/cli.py'),
                             'petseg.cli._load_tensorflow': ('cli.html#_load_tensorflow', 'petseg/cli.py'),
+                            'petseg.cli._number': ('cli.html#_number', 'petseg/cli.py'),
                             'petseg.cli._one_line': ('cli.html#_one_line', 'petseg/cli.py'),
                             'petseg.cli._parser': ('cli.html#_parser', 'petseg/cli.py'),
                             'petseg.cli._plain': ('cli.html#_plain', 'petseg/cli.py'),

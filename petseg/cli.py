@@ -67,11 +67,12 @@ def _check(args):
 
 # %% ../nbs/10_cli.ipynb #c009
 def _split(data, valid):
-    """The `trainval` list as (train, valid), a sixth for validation unless a number is given."""
+    """The `trainval` list as (train, valid), a sixth for validation unless a number is given, which may be 0."""
     from petseg.data import find_samples, split_samples
 
     samples = find_samples(data, "trainval")
-    return split_samples(samples, valid or max(1, len(samples) // 6), stratify=True)
+    valid = max(1, len(samples) // 6) if valid is None else valid
+    return split_samples(samples, valid, stratify=True) if valid else (samples, [])
 
 
 def _train(args):
@@ -81,18 +82,27 @@ def _train(args):
     recipe = get_recipe(args.recipe)
     name = Path(args.recipe)
     run_dir = args.out or Path("runs", name.parent.name if name.stem == "recipe" else name.stem)
-    train_samples, valid_samples = _split(args.data, args.valid)
-    print(f"{len(train_samples)} samples to train, {len(valid_samples)} to validate; run folder: {run_dir}")
-    _, history = train(recipe, train_samples, valid_samples, run_dir, verbose=1 if sys.stdout.isatty() else 2)
-    number, loss = best_epoch(history)
-    print(f"best epoch: {number} of {len(history['epoch'])}, validation loss {loss:.3f}")
+    parts = _split(args.data, args.valid)
+    print("{} samples to train, {} to validate; run folder: {}".format(*map(len, parts), run_dir))
+    how = {"verbose": 1 if sys.stdout.isatty() else 2, "tensorboard": args.tensorboard}
+    _, history = train(recipe, *parts, run_dir, **how)
+    number, value = best_epoch(history, recipe.monitor)
+    epochs = len(history["epoch"])
+    print(
+        f"best epoch: {number} of {epochs}, {recipe.monitor} {value:.3f}"
+        if parts[1]
+        else f"epochs: {epochs}, the last is kept"
+    )
 
 # %% ../nbs/10_cli.ipynb #c011
 def _load(run):
-    """The net that RUN names, a run folder, and its recipe."""
-    from petseg.train import get_recipe, load_run
+    """The net that RUN names, a run folder or packed weights, and its recipe."""
+    from petseg.predict import load_pretrained, model_card
+    from petseg.train import Recipe, get_recipe, load_run
 
-    return load_run(run), get_recipe(run / "recipe.json")
+    if Path(run).is_dir():
+        return load_run(run), get_recipe(Path(run) / "recipe.json")
+    return load_pretrained(run), Recipe(**model_card(run)["recipe"])
 
 
 def _evaluate(args):
@@ -288,17 +298,22 @@ def _data_commands(commands):
 # %% ../nbs/10_cli.ipynb #c027
 def _run_commands(commands):
     train = _add(commands, "train", _train, "fit a recipe's model; the same command again goes on")
-    train.add_argument("--recipe", default="original", help="original, drawn, or a recipe.json (default: original)")
+    train.add_argument(
+        "--recipe",
+        default="original",
+        help="original, drawn, best, small, scratch, or a recipe.json (default: original)",
+    )
     train.add_argument("--out", type=Path, help="run folder (default: runs/RECIPE)")
-    train.add_argument("--valid", type=_count, help="validation samples (default: a sixth of trainval)")
+    train.add_argument("--valid", type=_number, help="validation samples, 0 for none (default: a sixth of trainval)")
+    train.add_argument("--tensorboard", action="store_true", help="write logs for TensorBoard to the run folder")
     evaluate = _add(commands, "evaluate", _evaluate, "score a run")
-    evaluate.add_argument("run", type=Path, help="run folder")
+    evaluate.add_argument("run", help="run folder, or a net that ships: best, small")
     evaluate.add_argument("--own-size", action="store_true", help="score at each photo's own size too")
     evaluate.add_argument("--flip", action="store_true", help="average over each photo and its mirror image")
     evaluate.add_argument("--out", type=Path, help="write the scores to this JSON file too")
     evaluate.add_argument("--photos", type=Path, help="write a row of scores for each photo to this CSV file")
     show = _add(commands, "show", _show, "write a picture of samples, and of what a run says of them")
-    show.add_argument("run", type=Path, nargs="?", help="run folder; without it, photos and truth only")
+    show.add_argument("run", nargs="?", help="run folder or a net that ships; without it, photos and truth only")
     show.add_argument("-n", type=_count, default=6, help="number of samples, evenly spaced (default: 6)")
     show.add_argument("-o", "--out", type=Path, default=Path("petseg.png"), help="PNG to write (default: petseg.png)")
     home = os.environ.get("PETSEG_DATA") or "data/pets"
@@ -308,11 +323,15 @@ def _run_commands(commands):
         command.add_argument("--split", choices=["trainval", "test"], default="test", help="default: test")
 
 
-def _count(text):
-    """A whole number from 1 on, for argparse."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 on")
+def _number(text, least=0):
+    """A whole number from `least` on, for argparse."""
+    if not text.isdecimal() or int(text) < least:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from {least} on")
     return int(text)
+
+
+def _count(text):
+    return _number(text, 1)
 
 # %% ../nbs/10_cli.ipynb #c029
 def main(

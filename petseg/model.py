@@ -98,13 +98,15 @@ def get_model(
     *,
     filters=(64, 128, 256),  # channels of the down stages; up stages mirror them and end with half the first
     kernel_size=3,  # side of the convolutions' kernels, 1 or more
+    rescale=False,  # bring pixels to -1..1 first; the example does not
 ):  # keras.Model: raw RGB, 0..255, (batch, height, width, 3) -> scores, 0..1, (batch, height, width, num_classes)
     """The network of Keras's example `oxford_pets_image_segmentation`; ValueError for a size or count that cannot be."""
     _check_list("filters", filters)
     _check(img_size, num_classes, depth=len(filters) + 1, kernel_size=kernel_size)
     half = max(1, filters[0] // 2)
     photo = keras.Input((*img_size, 3), name="photo")
-    x = layers.Conv2D(half, kernel_size, strides=2, padding="same")(photo)
+    x = layers.Rescaling(1 / 127.5, offset=-1)(photo) if rescale else photo
+    x = layers.Conv2D(half, kernel_size, strides=2, padding="same")(x)
     x = layers.BatchNormalization()(x)
     x = layers.Activation("relu", name="entry")(x)
     for i, n in enumerate(filters):
