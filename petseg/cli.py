@@ -299,9 +299,7 @@ def _data_commands(commands):
 def _run_commands(commands):
     train = _add(commands, "train", _train, "fit a recipe's model; the same command again goes on")
     train.add_argument(
-        "--recipe",
-        default="original",
-        help="original, drawn, best, small, scratch, or a recipe.json (default: original)",
+        "--recipe", default="original", help="original, drawn, best, small, or a recipe.json (default: original)"
     )
     train.add_argument("--out", type=Path, help="run folder (default: runs/RECIPE)")
     train.add_argument("--valid", type=_number, help="validation samples, 0 for none (default: a sixth of trainval)")
