@@ -174,4 +174,15 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/petseg', 'doc_host': '', '
                                   'petseg.visualize.show_opened': ('visualize.html#show_opened', 'petseg/visualize.py'),
                                   'petseg.visualize.show_sample': ('visualize.html#show_sample', 'petseg/visualize.py'),
                                   'petseg.visualize.show_samples': ('visualize.html#show_samples', 'petseg/visualize.py'),
-                                  'petseg.visualize.to_mask': ('visualize.html#to_mask', 'petseg/visualize.py')}}}
+                                  'petseg.visualize.to_mask': ('visualize.html#to_mask', 'petseg/visualize.py')},
+            'petseg.zoo': { 'petseg.zoo._encoder': ('zoo.html#_encoder', 'petseg/zoo.py'),
+                            'petseg.zoo._load_encoder': ('zoo.html#_load_encoder', 'petseg/zoo.py'),
+                            'petseg.zoo._work': ('zoo.html#_work', 'petseg/zoo.py'),
+                            'petseg.zoo.attention_gate': ('zoo.html#attention_gate', 'petseg/zoo.py'),
+                            'petseg.zoo.attention_unet': ('zoo.html#attention_unet', 'petseg/zoo.py'),
+                            'petseg.zoo.conv_bn': ('zoo.html#conv_bn', 'petseg/zoo.py'),
+                            'petseg.zoo.deeplab': ('zoo.html#deeplab', 'petseg/zoo.py'),
+                            'petseg.zoo.freeze': ('zoo.html#freeze', 'petseg/zoo.py'),
+                            'petseg.zoo.mobile_unet': ('zoo.html#mobile_unet', 'petseg/zoo.py'),
+                            'petseg.zoo.multiply_adds': ('zoo.html#multiply_adds', 'petseg/zoo.py'),
+                            'petseg.zoo.pyramid': ('zoo.html#pyramid', 'petseg/zoo.py')}}}
