@@ -62,7 +62,7 @@ def attention_gate(
     attention = layers.UpSampling2D(2, interpolation="bilinear", name=name)(attention)
     return layers.Multiply()([skip, attention])
 
-# %% ../nbs/01b_zoo.ipynb #c020
+# %% ../nbs/01b_zoo.ipynb #c021
 def attention_unet(
     img_size,  # (height, width) of a photo in pixels, multiples of 2**depth; (None, None): any that fit
     num_classes,  # channels that come out, 2 or more; pets: 3
@@ -84,7 +84,7 @@ def attention_unet(
         x = conv_stage(layers.Concatenate()([skip, x]), filters, name=f"up_{filters}")
     return keras.Model(photo, score_pixels(x, num_classes), name="attention_unet")
 
-# %% ../nbs/01b_zoo.ipynb #c029
+# %% ../nbs/01b_zoo.ipynb #c030
 def conv_bn(
     x,  # feature maps, (batch, height, width, channels)
     filters,  # channels that come out, 1 or more
@@ -100,7 +100,7 @@ def conv_bn(
     x = layers.BatchNormalization(momentum=0.9)(x)
     return layers.Activation("relu", name=name)(x)
 
-# %% ../nbs/01b_zoo.ipynb #c031
+# %% ../nbs/01b_zoo.ipynb #c032
 def pyramid(
     x,  # feature maps, (batch, height, width, channels)
     filters,  # channels of each branch and of what comes out, 1 or more
@@ -115,7 +115,7 @@ def pyramid(
     x = layers.Add()([local, layers.Conv2D(filters, 1, use_bias=False)(whole)])
     return layers.Activation("relu", name=name)(layers.BatchNormalization(momentum=0.9)(x))
 
-# %% ../nbs/01b_zoo.ipynb #c033
+# %% ../nbs/01b_zoo.ipynb #c034
 def deeplab(
     img_size,  # (height, width) of a photo in pixels, multiples of 2 ** (len(filters) + 1); (None, None): any that fit
     num_classes,  # channels that come out, 2 or more; pets: 3
@@ -140,7 +140,7 @@ def deeplab(
     scores = layers.Activation("softmax", dtype="float32", name="output")(x)
     return keras.Model(photo, scores, name="deeplab")
 
-# %% ../nbs/01b_zoo.ipynb #c036
+# %% ../nbs/01b_zoo.ipynb #c037
 def _encoder(img_size, alpha, weights):
     """MobileNetV2 without its classifier; five outputs, from 1/2 to 1/32 of the size. For `weights` see mobile_unet."""
     if not isinstance(alpha, (int, float)) or alpha <= 0:
@@ -158,7 +158,7 @@ def _encoder(img_size, alpha, weights):
     taps = [f"block_{n}_expand_relu" for n in (1, 3, 6, 13)] + ["out_relu"]
     return keras.Model(base.input, [base.get_layer(name).output for name in taps], name="encoder")
 
-# %% ../nbs/01b_zoo.ipynb #c038
+# %% ../nbs/01b_zoo.ipynb #c039
 def _load_encoder(base, path, alpha):
     """Load MobileNetV2's weights; FileNotFoundError without a file, ValueError if it holds something else."""
     if not path.is_file():
@@ -171,7 +171,7 @@ def _load_encoder(base, path, alpha):
         wanted = f"MobileNetV2(include_top=False, alpha={alpha})"
         raise ValueError(f"{path} does not hold the weights of {wanted}: {str(e).splitlines()[0]}") from e
 
-# %% ../nbs/01b_zoo.ipynb #c040
+# %% ../nbs/01b_zoo.ipynb #c041
 def mobile_unet(
     img_size,  # (height, width) of a photo in pixels, multiples of 32; (None, None): any that fit
     num_classes,  # channels that come out, 2 or more; pets: 3
@@ -196,7 +196,7 @@ def mobile_unet(
         x = conv_bn(x, filters, 3, separable=True, name=_label("up", width, i))
     return keras.Model(photo, score_pixels(x, num_classes), name="mobile_unet")
 
-# %% ../nbs/01b_zoo.ipynb #c055
+# %% ../nbs/01b_zoo.ipynb #c059
 def freeze(
     model,  # a model with a layer `encoder`, such as `mobile_unet`
     what,  # "nothing", "statistics" (the encoder's batch normalisation) or "encoder" (all of it)
