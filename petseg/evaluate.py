@@ -124,8 +124,8 @@ def calibration_error(
     counts,  # (3, bins) as from `calibration_counts`; they add up
 ) -> float:  # 0..1
     """The expected calibration error (Guo et al. 2017); NaN without pixels."""
-    pixels, right, total = counts
-    return float(_ratio(np.abs(right - total).sum(), np.sum(pixels)))
+    pixels, right, total = np.asarray(counts, "float64")
+    return float(_ratio(np.abs(right - total).sum(), pixels.sum()))
 
 # %% ../nbs/04_evaluate.ipynb #c035
 @dataclass(frozen=True)
