@@ -300,7 +300,7 @@ def get_dataset(
 
 # %% ../nbs/00_data.ipynb #c068
 def _matrix(r, zoom, flip, turn, stretch):
-    """The step in the photo, (x, y) by column, for a step to the right and one down, drawn with four numbers -1..1."""
+    """Where a step to the right and one down lead in the photo, by column, drawn with four numbers -1..1."""
     import tensorflow as tf
 
     step = 1 / (zoom[0] * (zoom[1] / zoom[0]) ** ((r[0] + 1) / 2))
@@ -312,7 +312,7 @@ def _matrix(r, zoom, flip, turn, stretch):
 
 # %% ../nbs/00_data.ipynb #c070
 def _window(matrix, place, photo, size):
-    """The map to a window inside the photo, as the eight numbers of TensorFlow's warp; sizes are (height, width)."""
+    """The map to a window inside the photo, as TensorFlow's eight numbers; sizes are (height, width)."""
     import tensorflow as tf
 
     half, room = (tf.constant([w - 1, h - 1], "float32") / 2 for h, w in (size, photo))
