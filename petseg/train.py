@@ -42,9 +42,7 @@ class Recipe:
     learning_rate: float = 1e-4  # its highest value
     weight_decay: float = 0.0  # share of each weight, times the rate, that a step takes away
     warmup: float = 0.0  # epochs in which the rate rises from 0
-    schedule: str = (
-        "constant"  # or `cosine`: along half a cosine to 0; `plateau`: a tenth after 5 epochs without a better one
-    )
+    schedule: str = "constant"  # or `cosine`: down to 0; `plateau`: a tenth after 5 epochs without a better one
     ema: float = 0.0  # momentum of the weights' moving average, such as .99; 0: no average
     monitor: str = "val_loss"  # the column that chooses the best epoch; or `val_mean_iou`
     patience: int = 0  # stop after so many epochs without a better one; 0: never
