@@ -200,7 +200,7 @@ def _write_photos(path, counts):
     new = path.with_name(path.name + ".new")
     with new.open("w", newline="") as f:
         rows = zip(*table.values(), strict=True)
-        csv.writer(f).writerows([table, *([_cell(x) for x in row] for row in rows)])
+        csv.writer(f, lineterminator="\n").writerows([table, *([_cell(x) for x in row] for row in rows)])
     os.replace(new, path)
 
 

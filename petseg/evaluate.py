@@ -171,7 +171,7 @@ def evaluate_samples(
                 bar.update()
     return found
 
-# %% ../nbs/04_evaluate.ipynb #c038
+# %% ../nbs/04_evaluate.ipynb #c039
 def _predict(model, images, flip):
     """Probabilities (B, H, W, C), with `flip` the mean of both views."""
     said = np.asarray(model.predict_on_batch(images))
@@ -184,7 +184,7 @@ def _count_own(sample, probabilities):
     resized = keras.ops.image.resize(probabilities, truth.shape, interpolation="bilinear", data_format="channels_last")
     return _count(sample, truth, keras.ops.convert_to_numpy(resized))
 
-# %% ../nbs/04_evaluate.ipynb #c041
+# %% ../nbs/04_evaluate.ipynb #c042
 def _totals(counts):
     """The counts of all photos: matrices (N, C, C) and boundaries (N, 2)."""
     return np.stack([c.matrix for c in counts]), np.stack([c.boundary for c in counts])
@@ -202,7 +202,7 @@ def per_photo(
     """The scores of each photo."""
     return _scored(*_totals(counts))
 
-# %% ../nbs/04_evaluate.ipynb #c043
+# %% ../nbs/04_evaluate.ipynb #c044
 def bootstrap(
     counts: list[Counts],  # as from `evaluate_samples`, 1 or more
     *,
@@ -221,7 +221,7 @@ def _middle(values):
     values = values[np.isfinite(values)]
     return tuple(np.quantile(values, [0.025, 0.975]).tolist()) if values.size else (np.nan, np.nan)
 
-# %% ../nbs/04_evaluate.ipynb #c046
+# %% ../nbs/04_evaluate.ipynb #c048
 def summarize(
     counts: list[Counts],  # as from `evaluate_samples`; `[c.own for c in counts]` for the photos' own sizes
 ) -> dict:  # "photos", each score over the set, and, nested, "per photo", "95 % interval over the set", "calibration"
@@ -239,7 +239,7 @@ def summarize(
         "calibration": dict(zip(("pixels", "right", "probability"), bins.tolist(), strict=True)),
     }
 
-# %% ../nbs/04_evaluate.ipynb #c055
+# %% ../nbs/04_evaluate.ipynb #c058
 def show_calibration(
     counts,  # (3, bins) as from `calibration_counts`
     *,
@@ -257,7 +257,7 @@ def show_calibration(
     low.set(xlabel="highest probability", ylabel="pixels", xlim=(0, 1))
     return fig
 
-# %% ../nbs/04_evaluate.ipynb #c059
+# %% ../nbs/04_evaluate.ipynb #c063
 def by_group(
     counts: list[Counts],  # as from `evaluate_samples`
     group: str,  # "species" or "breed", as `Sample` knows them
@@ -266,7 +266,7 @@ def by_group(
     names = sorted({getattr(c.sample, group) for c in counts})
     return {name: summarize([c for c in counts if getattr(c.sample, group) == name]) for name in names}
 
-# %% ../nbs/04_evaluate.ipynb #c064
+# %% ../nbs/04_evaluate.ipynb #c068
 def worst(
     counts: list[Counts],  # as from `evaluate_samples`
     n: int = 6,  # at most so many
