@@ -22,14 +22,14 @@ import numpy as np
 from .data import _augmented, get_dataset
 from .losses import get_loss
 from .model import get_model, unet
-from .zoo import attention_unet, deeplab, freeze, mobile_unet
+from .zoo import attention_unet, deeplab, freeze, lite_unet, mobile_unet
 
 # %% ../nbs/02_train.ipynb #c005
 @dataclass(frozen=True)
 class Recipe:
     """Everything that decides a run; the defaults are Keras's example."""
 
-    model: str = "get_model"  # or `unet`, `attention_unet`, `deeplab`, `mobile_unet`
+    model: str = "get_model"  # or `unet`, `attention_unet`, `deeplab`, `mobile_unet`, `lite_unet`
     model_args: dict = field(default_factory=dict)  # keyword arguments of that function
     frozen: str = "nothing"  # of a pretrained encoder: or `statistics`, `encoder`; see petseg.zoo.freeze
     img_size: tuple[int, int] = (160, 160)  # (height, width) the net sees, pixels
@@ -40,6 +40,7 @@ class Recipe:
     loss: str = "sparse_categorical_crossentropy"  # a name known to petseg.losses.get_loss
     optimizer: str = "adam"  # or `adamw`, `sgd`
     learning_rate: float = 1e-4  # its highest value
+    encoder_rate: float = 1.0  # of a pretrained encoder, as a share of the learning rate
     weight_decay: float = 0.0  # share of each weight, times the rate, that a step takes away
     warmup: float = 0.0  # epochs in which the rate rises from 0
     schedule: str = "constant"  # or `cosine`: down to 0; `plateau`: a tenth after 5 epochs without a better one
@@ -55,12 +56,12 @@ class Recipe:
         for name, known in _CHOICES.items():
             if getattr(self, name) not in known:
                 raise ValueError(f"no {name} {getattr(self, name)!r}: take {' or '.join(known)}")
-        if self.schedule == "plateau" and self.warmup:
-            raise ValueError("the schedule plateau takes no warmup; set it to 0")
+        if self.schedule == "plateau" and (self.warmup or self.encoder_rate != 1):
+            raise ValueError("the schedule plateau takes neither warmup nor encoder_rate; leave them out")
 
 
 _CHOICES = {
-    "model": ("get_model", "unet", "attention_unet", "deeplab", "mobile_unet"),
+    "model": ("get_model", "unet", "attention_unet", "deeplab", "mobile_unet", "lite_unet"),
     "optimizer": ("adam", "adamw", "sgd"),
     "schedule": ("constant", "cosine", "plateau"),
     "monitor": ("val_loss", "val_mean_iou"),
@@ -75,19 +76,13 @@ def get_recipe(
     name = str(name)
     fast = {"batch_size": 4, "epochs": 14, "learning_rate": 3e-3, "schedule": "cosine", "shuffle": True}
     windows = {"size": [224, 224], "zoom": [0.875, 1.25], "turn": 8}
-    best = {"frozen": "statistics", "img_size": (256, 256), "augment": windows, "batch_size": 16, "epochs": 45}
-    best |= {
-        "loss": "cross_entropy+dice",
-        "optimizer": "adamw",
-        "learning_rate": 5e-4,
-        "weight_decay": 0.01,
-        "warmup": 2,
-    }
-    best |= {"schedule": "cosine", "monitor": "val_mean_iou", "shuffle": True}
+    best = {"frozen": "statistics", "img_size": (256, 256), "augment": windows, "batch_size": 16, "epochs": 40}
+    best |= {"loss": "cross_entropy+dice", "optimizer": "adamw", "learning_rate": 1e-3, "encoder_rate": 0.2}
+    best |= {"weight_decay": 0.01, "warmup": 1, "schedule": "cosine", "monitor": "val_mean_iou", "shuffle": True}
     named = {
         "original": Recipe(),
         "drawn": Recipe("unet", {"width": 8, "depth": 4}, img_size=(128, 128), **fast),
-        "best": Recipe("mobile_unet", **best),
+        "best": Recipe("lite_unet", **best),
         "small": Recipe("mobile_unet", {"alpha": 0.35, "width": [96, 64, 48, 32, 16]}, **best),
     }
     if name in named:
@@ -107,9 +102,9 @@ def build_model(
     pretrained: bool = True,  # False: random weights, whatever the recipe says; for loading a run's own
 ) -> keras.Model:  # untrained
     """The recipe's model. ValueError as from the model's function."""
-    models = {f.__name__: f for f in (get_model, unet, attention_unet, deeplab, mobile_unet)}
+    models = {f.__name__: f for f in (get_model, unet, attention_unet, deeplab, mobile_unet, lite_unet)}
     args = dict(recipe.model_args)
-    if recipe.model == "mobile_unet" and not pretrained:
+    if recipe.model in ("mobile_unet", "lite_unet") and not pretrained:
         args["weights"] = None
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy(recipe.precision)
@@ -120,28 +115,33 @@ def build_model(
     return freeze(model, recipe.frozen) if recipe.frozen != "nothing" else model
 
 # %% ../nbs/02_train.ipynb #c015
-def _rate(recipe, steps):
-    """The recipe's learning rate as a number or a Keras schedule, for so many steps an epoch."""
-    if recipe.schedule == "plateau" or recipe.schedule == "constant" and not recipe.warmup:
-        return recipe.learning_rate
-    warm = round(recipe.warmup * steps)
-    start = {"initial_learning_rate": 0.0, "warmup_target": recipe.learning_rate, "warmup_steps": warm}
+def _rate(recipe, steps, share=1.0):
+    """This share of the recipe's learning rate, as a number or a Keras schedule, for so many steps an epoch."""
+    highest, warm = share * recipe.learning_rate, round(recipe.warmup * steps)
+    if recipe.schedule == "plateau" or recipe.schedule == "constant" and not warm:
+        return highest
+    start = {"initial_learning_rate": 0.0, "warmup_target": highest, "warmup_steps": warm}
     if not warm:
-        start = {"initial_learning_rate": recipe.learning_rate}
+        start = {"initial_learning_rate": highest}
     end = 1.0 if recipe.schedule == "constant" else 0.0  # of the rate, after the cosine
     return keras.optimizers.schedules.CosineDecay(decay_steps=max(1, recipe.epochs * steps - warm), alpha=end, **start)
 
 
-def _optimizer(recipe, steps):
-    """The recipe's optimiser, for so many steps an epoch."""
+def _optimizer(recipe, steps, model=None):
+    """The recipe's optimiser, for so many steps an epoch; the model's encoder may have a rate of its own."""
     kind = {"adam": keras.optimizers.Adam, "adamw": keras.optimizers.AdamW, "sgd": keras.optimizers.SGD}[
         recipe.optimizer
     ]
-    average = {"use_ema": True, "ema_momentum": recipe.ema} if recipe.ema else {}
-    extra = {"momentum": 0.9} if recipe.optimizer == "sgd" else {}
+    extra = {"use_ema": True, "ema_momentum": recipe.ema} if recipe.ema else {}
+    extra |= {"momentum": 0.9} if recipe.optimizer == "sgd" else {}
     if recipe.weight_decay or recipe.optimizer == "adamw":  # AdamW's own default is not 0
         extra["weight_decay"] = recipe.weight_decay
-    return kind(_rate(recipe, steps), **average, **extra)
+    rest = kind(_rate(recipe, steps), **extra)
+    if model is None or recipe.encoder_rate == 1:
+        return rest
+    encoder = kind(_rate(recipe, steps, recipe.encoder_rate), **extra)
+    inside = {w.path for w in model.get_layer("encoder").trainable_weights}
+    return keras.optimizers.MultiOptimizer(lambda variable: encoder if variable.path in inside else rest)
 
 # %% ../nbs/02_train.ipynb #c021
 def _write(path, text):
@@ -295,7 +295,7 @@ def _fit(model, recipe, train_samples, valid_samples, run_dir, verbose, tensorbo
         _feed(valid_samples, recipe, False) if len(valid_samples) else None,
     )
     loss = get_loss(recipe.loss, recipe.num_classes)
-    model.compile(_optimizer(recipe, len(train)), loss, metrics=_metrics(recipe))
+    model.compile(_optimizer(recipe, len(train), model), loss, metrics=_metrics(recipe))
     callbacks = [keras.callbacks.TerminateOnNaN(raise_error=True), _Record(run_dir, recipe)]
     callbacks += [keras.callbacks.SwapEMAWeights()] if recipe.ema else []
     callbacks += [keras.callbacks.TensorBoard(str(run_dir / "logs"))] if tensorboard else []
@@ -394,7 +394,7 @@ def find_rate(
     """Learning-rate range test (Smith 2017). ValueError if the loss never falls."""
     keras.utils.set_random_seed(recipe.seed)
     model = build_model(_any_size(recipe))
-    plain = replace(recipe, schedule="constant", warmup=0, ema=0.0)
+    plain = replace(recipe, schedule="constant", warmup=0, ema=0.0, encoder_rate=1.0)
     model.compile(_optimizer(plain, 1), get_loss(recipe.loss, recipe.num_classes))
     rates, losses = [], []
     for i, (images, masks) in enumerate(_feed(train_samples, recipe, True).repeat().take(steps)):
