@@ -96,13 +96,10 @@ def _train(args):
 
 # %% ../nbs/10_cli.ipynb #c011
 def _load(run):
-    """The net that RUN names, a run folder or packed weights, and its recipe."""
-    from petseg.predict import load_pretrained, model_card
-    from petseg.train import Recipe, get_recipe, load_run
+    """The net that RUN names, a run folder, and its recipe."""
+    from petseg.train import get_recipe, load_run
 
-    if Path(run).is_dir():
-        return load_run(run), get_recipe(Path(run) / "recipe.json")
-    return load_pretrained(run), Recipe(**model_card(run)["recipe"])
+    return load_run(run), get_recipe(Path(run) / "recipe.json")
 
 
 def _evaluate(args):
@@ -305,13 +302,13 @@ def _run_commands(commands):
     train.add_argument("--valid", type=_number, help="validation samples, 0 for none (default: a sixth of trainval)")
     train.add_argument("--tensorboard", action="store_true", help="write logs for TensorBoard to the run folder")
     evaluate = _add(commands, "evaluate", _evaluate, "score a run")
-    evaluate.add_argument("run", help="run folder, or a net that ships: best, small")
+    evaluate.add_argument("run", help="run folder")
     evaluate.add_argument("--own-size", action="store_true", help="score at each photo's own size too")
     evaluate.add_argument("--flip", action="store_true", help="average over each photo and its mirror image")
     evaluate.add_argument("--out", type=Path, help="write the scores to this JSON file too")
     evaluate.add_argument("--photos", type=Path, help="write a row of scores for each photo to this CSV file")
     show = _add(commands, "show", _show, "write a picture of samples, and of what a run says of them")
-    show.add_argument("run", nargs="?", help="run folder or a net that ships; without it, photos and truth only")
+    show.add_argument("run", nargs="?", help="run folder; without it, photos and truth only")
     show.add_argument("-n", type=_count, default=6, help="number of samples, evenly spaced (default: 6)")
     show.add_argument("-o", "--out", type=Path, default=Path("petseg.png"), help="PNG to write (default: petseg.png)")
     home = os.environ.get("PETSEG_DATA") or "data/pets"

