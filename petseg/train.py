@@ -83,7 +83,7 @@ def get_recipe(
         "original": Recipe(),
         "drawn": Recipe("unet", {"width": 8, "depth": 4}, img_size=(128, 128), **fast),
         "best": Recipe("lite_unet", {"variant": 2}, **best),
-        "small": Recipe("mobile_unet", {"alpha": 0.35, "width": [96, 64, 48, 32, 16]}, **best),
+        "small": Recipe("lite_unet", {"short": True, "width": [96, 64, 48, 32, 16]}, **best),
     }
     if name in named:
         return named[name]

@@ -217,11 +217,12 @@ def _lite_stages(variant):
     return [(*rest, 8 * round(wide * channels / 8)) for *rest, channels in stages]
 
 
-def _lite_encoder(img_size, variant):
+def _lite_encoder(img_size, variant, short):
     """EfficientNet-Lite without its classifier; five outputs, from 1/2 to 1/32 of the size."""
+    stages = _lite_stages(variant)[: -1 if short else None]
     photo, saved = keras.Input((*img_size, 3)), []
     x = _unit(photo, layers.Conv2D(32, 3, strides=2, padding="same", use_bias=False))
-    for blocks, kernel, first, widening, filters in _lite_stages(variant):
+    for blocks, kernel, first, widening, filters in stages:
         for stride in [first] + [1] * (blocks - 1):
             before = x
             if widening > 1:
@@ -230,7 +231,8 @@ def _lite_encoder(img_size, variant):
             x = _unit(x, layers.DepthwiseConv2D(kernel, strides=stride, padding="same", use_bias=False))
             x = _unit(x, layers.Conv2D(filters, 1, use_bias=False), relu=False)
             x = layers.Add()([x, before]) if before.shape == x.shape else x
-    return keras.Model(photo, [*saved, _unit(x, layers.Conv2D(1280, 1, use_bias=False))], name="encoder")
+    x = x if short else _unit(x, layers.Conv2D(1280, 1, use_bias=False))
+    return keras.Model(photo, [*saved, x], name="encoder")
 
 
 def _unit(x, convolution, relu=True):
@@ -275,7 +277,7 @@ def _load_lite(encoder, path, variant):
     """Give the encoder the weights of EfficientNet-Lite. ValueError if the file holds something else."""
     try:
         values = [v for name, v in _read_torch(path).items() if not name.startswith("_fc")]
-        kernels_last = [v.transpose(2, 3, 1, 0) if v.ndim == 4 else v for v in values]
+        kernels_last = [v.transpose(2, 3, 1, 0) if v.ndim == 4 else v for v in values[: len(encoder.weights)]]
         shaped = [v.reshape(w.shape) for v, w in zip(kernels_last, encoder.weights, strict=True)]
     except (ValueError, TypeError, KeyError, EOFError, pickle.UnpicklingError) as e:
         raise ValueError(f"{path} does not hold the weights of EfficientNet-Lite{variant}: {e}") from e
@@ -299,6 +301,7 @@ def lite_unet(
     *,
     weights="imagenet",  # or None: random, or the path of the package's .pth file
     variant=0,  # of EfficientNet-Lite: 0, 1 or 2, the larger the better and the slower
+    short=False,  # leave out the encoder's last stage and layer, three tenths of its weights
     width=(192, 128, 96, 48, 16),  # channels of the five decoder stages, coarse to fine
 ):  # keras.Model: raw RGB, 0..255, (batch, height, width, 3) -> scores, 0..1, (batch, height, width, num_classes)
     """U-Net on EfficientNet-Lite (Liu 2020), the layer `encoder`; ValueError, FileNotFoundError, ModuleNotFoundError."""
@@ -306,7 +309,7 @@ def lite_unet(
     _check(img_size, num_classes, depth=5)
     if variant not in (0, 1, 2):
         raise ValueError(f"variant must be 0, 1 or 2; found {variant!r}")
-    encoder = _lite_encoder(img_size, variant)
+    encoder = _lite_encoder(img_size, variant, short)
     if weights is not None:
         _load_lite(encoder, _lite_file(variant) if weights == "imagenet" else weights, variant)
     photo = keras.Input((*img_size, 3), name="photo")
