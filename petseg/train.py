@@ -61,8 +61,8 @@ class Recipe:
 
 
 _CHOICES = {
-    "model": ("get_model", "unet", "attention_unet", "deeplab", "mobile_unet", "lite_unet"),
-    "optimizer": ("adam", "adamw", "sgd"),
+    "model": {f.__name__: f for f in (get_model, unet, attention_unet, deeplab, mobile_unet, lite_unet)},
+    "optimizer": {"adam": keras.optimizers.Adam, "adamw": keras.optimizers.AdamW, "sgd": keras.optimizers.SGD},
     "schedule": ("constant", "cosine", "plateau"),
     "monitor": ("val_loss", "val_mean_iou"),
     "precision": ("float32", "mixed_float16", "mixed_bfloat16"),
@@ -102,14 +102,13 @@ def build_model(
     pretrained: bool = True,  # False: random weights, whatever the recipe says; for loading a run's own
 ) -> keras.Model:  # untrained
     """The recipe's model. ValueError as from the model's function."""
-    models = {f.__name__: f for f in (get_model, unet, attention_unet, deeplab, mobile_unet, lite_unet)}
-    args = dict(recipe.model_args)
-    if recipe.model in ("mobile_unet", "lite_unet") and not pretrained:
+    build, args = _CHOICES["model"][recipe.model], dict(recipe.model_args)
+    if not pretrained and "weights" in (build.__kwdefaults__ or {}):
         args["weights"] = None
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy(recipe.precision)
     try:
-        model = models[recipe.model](recipe.img_size, recipe.num_classes, **args)
+        model = build(recipe.img_size, recipe.num_classes, **args)
     finally:
         keras.config.set_dtype_policy(before)
     return freeze(model, recipe.frozen) if recipe.frozen != "nothing" else model
@@ -129,9 +128,7 @@ def _rate(recipe, steps, share=1.0):
 
 def _optimizer(recipe, steps, model=None):
     """The recipe's optimiser, for so many steps an epoch; the model's encoder may have a rate of its own."""
-    kind = {"adam": keras.optimizers.Adam, "adamw": keras.optimizers.AdamW, "sgd": keras.optimizers.SGD}[
-        recipe.optimizer
-    ]
+    kind = _CHOICES["optimizer"][recipe.optimizer]
     extra = {"use_ema": True, "ema_momentum": recipe.ema} if recipe.ema else {}
     extra |= {"momentum": 0.9} if recipe.optimizer == "sgd" else {}
     if recipe.weight_decay or recipe.optimizer == "adamw":  # AdamW's own default is not 0
@@ -202,7 +199,6 @@ class _Record(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         history = {key: column[:epoch] for key, column in read_history(self.run_dir).items()}
         row = {"epoch": epoch + 1} | {key: float(_plain(value)) for key, value in logs.items()}  # as it will be read
-        row.pop("learning_rate", None)
         columns = {key: history.get(key, []) + [value] for key, value in row.items()}
         number, _ = best_epoch(columns, self.recipe.monitor)
         if number == epoch + 1:
@@ -270,7 +266,7 @@ def _feed(data, recipe, training):
 
         pairs = tf.data.Dataset.from_tensor_slices(data)
         pairs = pairs.shuffle(len(data[0]), recipe.seed) if fed.get("shuffle") else pairs
-        pairs = _augmented(pairs, recipe.seed, recipe.augment) if fed.get("augment") is not None else pairs
+        pairs = _augmented(pairs, recipe.seed, fed.get("augment"))
         return pairs.batch(recipe.batch_size).prefetch(tf.data.AUTOTUNE)
     photos, trimaps = [s.photo for s in data], [s.trimap for s in data]
     return get_dataset(recipe.batch_size, recipe.img_size, photos, trimaps, cache=True, **fed)
@@ -290,10 +286,8 @@ def _metrics(recipe):
 
 def _fit(model, recipe, train_samples, valid_samples, run_dir, verbose, tensorboard):
     """Keras's `fit`, recorded, backed up after each epoch, and stopped by a loss that is no number."""
-    train, valid = (
-        _feed(train_samples, recipe, True),
-        _feed(valid_samples, recipe, False) if len(valid_samples) else None,
-    )
+    train = _feed(train_samples, recipe, True)
+    valid = _feed(valid_samples, recipe, False) if len(valid_samples) else None
     loss = get_loss(recipe.loss, recipe.num_classes)
     model.compile(_optimizer(recipe, len(train), model), loss, metrics=_metrics(recipe))
     callbacks = [keras.callbacks.TerminateOnNaN(raise_error=True), _Record(run_dir, recipe)]
@@ -409,4 +403,4 @@ def find_rate(
         raise ValueError(
             f"the loss never falls between the rates {lowest} and {highest}: take a wider range or more steps"
         )
-    return rates[: len(losses)], losses, rates[3 + int(np.argmax(fall))]
+    return rates, losses, rates[3 + int(np.argmax(fall))]
