@@ -295,7 +295,7 @@ def get_dataset(
         pairs = pairs.cache(_cache_file(cache, photos, trimaps, img_size))
         pairs = pairs.shuffle(len(photos), seed) if shuffle else pairs
     pairs = pairs.repeat() if repeat else pairs
-    pairs = _augmented(pairs, seed, augment)
+    pairs = pairs if augment is None else _augmented(pairs, seed, augment)
     return pairs.batch(batch_size, drop_remainder=drop_remainder).prefetch(tf.data.AUTOTUNE)
 
 # %% ../nbs/00_data.ipynb #c068
@@ -394,11 +394,9 @@ def augment(
 
 # %% ../nbs/00_data.ipynb #c079
 def _augmented(pairs, seed, how):
-    """A `tf.data.Dataset` of (image, mask) pairs, each through `augment`, other versions each epoch; None: as it is."""
+    """A `tf.data.Dataset` of (image, mask) pairs, each through `augment`, other versions each epoch."""
     import tensorflow as tf
 
-    if how is None:
-        return pairs
     known = augment.__kwdefaults__
     if not isinstance(how, dict) or not how.keys() <= known.keys():
         raise ValueError(f"augment must be None or a dict of {', '.join(known)}; found {how!r}")
