@@ -81,7 +81,7 @@ def _train(args):
 
     recipe = get_recipe(args.recipe)
     name = Path(args.recipe)
-    run_dir = args.out or Path("runs", name.parent.name if name.stem == "recipe" else name.stem)
+    run_dir = args.out or Path("runs", name.resolve().parent.name if name.stem == "recipe" else name.stem)
     parts = _split(args.data, args.valid)
     print("{} samples to train, {} to validate; run folder: {}".format(*map(len, parts), run_dir))
     how = {"verbose": 1 if sys.stdout.isatty() else 2, "tensorboard": args.tensorboard}
@@ -96,9 +96,12 @@ def _train(args):
 
 # %% ../nbs/10_cli.ipynb #c011
 def _load(run):
-    """The net that RUN names, a run folder, and its recipe."""
-    from petseg.train import get_recipe, load_run
+    """The net that RUN names, a run folder or a net of the package, and its recipe."""
+    from petseg.predict import PRETRAINED, load_pretrained, model_card
+    from petseg.train import Recipe, get_recipe, load_run
 
+    if run in PRETRAINED and not Path(run).exists():
+        return load_pretrained(run), Recipe(**model_card(run)["recipe"])
     return load_run(run), get_recipe(Path(run) / "recipe.json")
 
 
@@ -296,19 +299,19 @@ def _data_commands(commands):
 def _run_commands(commands):
     train = _add(commands, "train", _train, "fit a recipe's model; the same command again goes on")
     train.add_argument(
-        "--recipe", default="original", help="original, drawn, best, small, or a recipe.json (default: original)"
+        "--recipe", default="original", help="original, drawn, scratch, best, small, or a JSON file (default: original)"
     )
     train.add_argument("--out", type=Path, help="run folder (default: runs/RECIPE)")
     train.add_argument("--valid", type=_number, help="validation samples, 0 for none (default: a sixth of trainval)")
     train.add_argument("--tensorboard", action="store_true", help="write logs for TensorBoard to the run folder")
-    evaluate = _add(commands, "evaluate", _evaluate, "score a run")
-    evaluate.add_argument("run", help="run folder")
+    evaluate = _add(commands, "evaluate", _evaluate, "score a run, or a net of the package")
+    evaluate.add_argument("run", help="run folder; or best or small, the nets of the package")
     evaluate.add_argument("--own-size", action="store_true", help="score at each photo's own size too")
     evaluate.add_argument("--flip", action="store_true", help="average over each photo and its mirror image")
     evaluate.add_argument("--out", type=Path, help="write the scores to this JSON file too")
     evaluate.add_argument("--photos", type=Path, help="write a row of scores for each photo to this CSV file")
     show = _add(commands, "show", _show, "write a picture of samples, and of what a run says of them")
-    show.add_argument("run", nargs="?", help="run folder; without it, photos and truth only")
+    show.add_argument("run", nargs="?", help="as for evaluate; without it, photos and truth only")
     show.add_argument("-n", type=_count, default=6, help="number of samples, evenly spaced (default: 6)")
     show.add_argument("-o", "--out", type=Path, default=Path("petseg.png"), help="PNG to write (default: petseg.png)")
     home = os.environ.get("PETSEG_DATA") or "data/pets"

@@ -70,20 +70,23 @@ _CHOICES = {
 
 # %% ../nbs/02_train.ipynb #c007
 def get_recipe(
-    name: str | Path,  # `original`, `drawn`, `best`, `small`, or a JSON file
+    name: str | Path,  # `original`, `drawn`, `scratch`, `best`, `small`, or a JSON file
 ) -> Recipe:
     """A recipe by name or from a file. ValueError if there is no such recipe or field."""
     name = str(name)
     fast = {"batch_size": 4, "epochs": 14, "learning_rate": 3e-3, "schedule": "cosine", "shuffle": True}
-    windows = {"size": [224, 224], "zoom": [0.875, 1.25], "turn": 8}
-    best = {"frozen": "statistics", "img_size": (256, 256), "augment": windows, "batch_size": 16, "epochs": 40}
-    best |= {"loss": "cross_entropy+dice", "optimizer": "adamw", "learning_rate": 1e-3, "encoder_rate": 0.2}
-    best |= {"weight_decay": 0.01, "warmup": 1, "schedule": "cosine", "monitor": "val_mean_iou", "shuffle": True}
+    real = {"batch_size": 16, "loss": "cross_entropy+dice", "optimizer": "adamw", "weight_decay": 0.01, "warmup": 1}
+    real |= {"schedule": "cosine", "monitor": "val_mean_iou", "shuffle": True}
+    windows = {"zoom": [0.875, 1.25], "turn": 8}
+    scratch = real | {"learning_rate": 2e-3, "img_size": (192, 192), "augment": windows | {"size": [160, 160]}}
+    best = real | {"learning_rate": 1e-3, "img_size": (256, 256), "augment": windows | {"size": [224, 224]}}
+    best |= {"frozen": "statistics", "encoder_rate": 0.2, "epochs": 40}
     named = {
         "original": Recipe(),
         "drawn": Recipe("unet", {"width": 8, "depth": 4}, img_size=(128, 128), **fast),
+        "scratch": Recipe("unet", {"width": 16}, **scratch),
         "best": Recipe("lite_unet", {"variant": 2}, **best),
-        "small": Recipe("lite_unet", {"short": True, "width": [96, 64, 48, 32, 16]}, **best),
+        "small": Recipe("lite_unet", {"short": True, "width": [64, 48, 32, 24, 16]}, **best),
     }
     if name in named:
         return named[name]
@@ -330,7 +333,10 @@ def train(
     run_dir = Path(run_dir)
     keras.utils.set_random_seed(recipe.seed)
     model = build_model(_any_size(recipe))
-    get_loss(recipe.loss, recipe.num_classes)  # a wrong recipe is refused before it claims the folder
+    # Built once before the folder is claimed, so that a wrong recipe is refused and leaves nothing
+    get_loss(recipe.loss, recipe.num_classes)
+    _optimizer(recipe, 1, model)
+    _feed(train_samples, recipe, True)
     if tensorboard and not find_spec("tensorboard"):
         raise ModuleNotFoundError("TensorBoard's logs need its package: pip install tensorboard")
     _claim(run_dir, recipe, train_samples, valid_samples)
@@ -392,7 +398,7 @@ def find_rate(
     model.compile(_optimizer(plain, 1), get_loss(recipe.loss, recipe.num_classes))
     rates, losses = [], []
     for i, (images, masks) in enumerate(_feed(train_samples, recipe, True).repeat().take(steps)):
-        rates.append(lowest * (highest / lowest) ** (i / (steps - 1)))
+        rates.append(lowest * (highest / lowest) ** (i / max(1, steps - 1)))
         model.optimizer.learning_rate = rates[-1]
         loss = float(model.train_on_batch(images, masks))
         losses.append(0.8 * losses[-1] + 0.2 * loss if losses else loss)

@@ -99,7 +99,7 @@ def conv_bn(
     separable=False,  # a kernel for each channel, then a 1x1 convolution
     name=None,  # name of the last layer; None: Keras picks one
 ):  # feature maps, (batch, height, width, filters)
-    """Convolution, batch normalisation with a short memory, ReLU."""
+    """Convolution, batch normalisation with averages over tens of batches, ReLU."""
     kind = layers.SeparableConv2D if separable else layers.Conv2D
     x = kind(filters, kernel_size, padding="same", dilation_rate=rate, use_bias=False)(x)
     x = layers.BatchNormalization(momentum=0.9)(x)
