@@ -22,7 +22,8 @@ from .train import Recipe, build_model, get_recipe, load_run, read_history, writ
 def _pack(weight, bits):
     """A weight as arrays to store: itself, in half precision, or as (whole numbers -127..127, their step by channel)."""
     if weight.ndim < 2 or bits > 8:
-        half = weight.astype("float32" if bits == 32 else "float16")
+        with np.errstate(over="ignore"):
+            half = weight.astype("float32" if bits == 32 else "float16")
         if not np.isfinite(half).all():
             raise ValueError(f"a weight of {np.abs(weight).max():.3g} does not fit 16 bits; pack with bits=32")
         return (half,)
@@ -44,7 +45,7 @@ def pack_run(
     run_dir: str | Path,  # a run with weights, and with `scores.json` of `petseg evaluate --out` if there is one
     dest: str | Path,  # the files without their ending: `nets/best` makes nets/best.npz and nets/best.json
     *,
-    bits: int = 16,  # for a weight of two axes or more: 8, 16 or 32
+    bits: int = 8,  # for a weight of two axes or more: 8, 16 or 32
 ) -> dict:  # the card
     """Pack a run's weights and write their card. ValueError for other bits; FileNotFoundError: no run with weights."""
     if bits not in (8, 16, 32):

@@ -56,10 +56,13 @@ class Recipe:
         for name, known in _CHOICES.items():
             if getattr(self, name) not in known:
                 raise ValueError(f"no {name} {getattr(self, name)!r}: take {' or '.join(known)}")
+        if self.model not in _WITH_ENCODER and (self.encoder_rate != 1 or self.frozen != "nothing"):
+            raise ValueError(f"{self.model} has no pretrained encoder: leave out encoder_rate and frozen")
         if self.schedule == "plateau" and (self.warmup or self.encoder_rate != 1):
             raise ValueError("the schedule plateau takes neither warmup nor encoder_rate; leave them out")
 
 
+_WITH_ENCODER = ("mobile_unet", "lite_unet")
 _CHOICES = {
     "model": {f.__name__: f for f in (get_model, unet, attention_unet, deeplab, mobile_unet, lite_unet)},
     "optimizer": {"adam": keras.optimizers.Adam, "adamw": keras.optimizers.AdamW, "sgd": keras.optimizers.SGD},
@@ -86,7 +89,7 @@ def get_recipe(
         "drawn": Recipe("unet", {"width": 8, "depth": 4}, img_size=(128, 128), **fast),
         "scratch": Recipe("unet", {"width": 16}, **scratch),
         "best": Recipe("lite_unet", {"variant": 2}, **best),
-        "small": Recipe("lite_unet", {"short": True, "width": [64, 48, 32, 24, 16]}, **best),
+        "small": Recipe("lite_unet", {"short": True, "width": [64, 48, 32, 24, 16]}, **best | {"epochs": 30}),
     }
     if name in named:
         return named[name]
@@ -331,12 +334,10 @@ def train(
 ) -> tuple[keras.Model, dict]:  # the model with its best epoch's weights, and the history
     """Fit a recipe's model. ValueError: a wrong recipe; FileExistsError: another run's folder; FloatingPointError: NaN."""
     run_dir = Path(run_dir)
+    _feed(train_samples, recipe, True)  # a wrong recipe is refused before it claims the folder
+    get_loss(recipe.loss, recipe.num_classes)
     keras.utils.set_random_seed(recipe.seed)
     model = build_model(_any_size(recipe))
-    # Built once before the folder is claimed, so that a wrong recipe is refused and leaves nothing
-    get_loss(recipe.loss, recipe.num_classes)
-    _optimizer(recipe, 1, model)
-    _feed(train_samples, recipe, True)
     if tensorboard and not find_spec("tensorboard"):
         raise ModuleNotFoundError("TensorBoard's logs need its package: pip install tensorboard")
     _claim(run_dir, recipe, train_samples, valid_samples)
