@@ -7,7 +7,6 @@ __all__ = ['PRETRAINED', 'pack_run', 'model_card', 'load_pretrained']
 
 # %% ../nbs/05_predict.ipynb #c003
 import hashlib
-import json
 import os
 from dataclasses import asdict, replace
 from importlib.resources import files
@@ -16,7 +15,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from .train import Recipe, build_model, get_recipe, load_run, read_history, write_json
+from .train import Recipe, _read_json, build_model, get_recipe, load_run, read_history, write_json
 
 # %% ../nbs/05_predict.ipynb #c005
 def _pack(weight, bits):
@@ -69,19 +68,20 @@ def _sha256(path):
 
 def _card(run_dir, model):
     """What a card says of a run."""
-    samples, scores = (
-        json.loads(path.read_text()) if path.is_file() else {}
-        for path in map(run_dir.joinpath, ("samples.json", "scores.json"))
-    )
+    samples = _read_json(run_dir / "samples.json")
+    counts = [part if isinstance(part, str) else f"{len(part)} photos" for part in samples.values()]
+    scores = _read_json(run_dir / "scores.json") if (run_dir / "scores.json").exists() else {}
+    recipe = get_recipe(run_dir / "recipe.json")
+    pretrained = recipe.model in ("mobile_unet", "lite_unet") and recipe.model_args.get("weights", "imagenet")
     return {
         "sees": "a photo of a cat or a dog, and for each pixel: 0 pet, 1 background, 2 border",
         "takes": "raw RGB, 0 to 255, (batch, height, width, 3)",
         "parameters": model.count_params(),
-        "data": f"Oxford-IIIT Pet, trainval: {len(samples.get('train', []))} photos to train, "
-        f"{len(samples.get('valid', []))} to choose the epoch by",
+        "data": f"Oxford-IIIT Pet, trainval: {counts[0]} to train, {counts[1]} to choose the epoch by",
+        "start": "the encoder's ImageNet weights (Apache 2.0)" if pretrained else "random weights",
         "licence": _LICENCE,
         "scores": {key: scores[key] for key in _SCORES if key in scores},
-        "recipe": asdict(get_recipe(run_dir / "recipe.json")),
+        "recipe": asdict(recipe),
         "history": read_history(run_dir),
     }
 
@@ -98,7 +98,7 @@ def model_card(
         raise FileNotFoundError(
             f"no net {str(name)!r}: take {' or '.join(PRETRAINED)}, or a path that `pack_run` wrote"
         )
-    return json.loads(path.read_text())
+    return _read_json(path)
 
 
 def _packed(name, ending):
