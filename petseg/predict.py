@@ -15,7 +15,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from .train import Recipe, _read_json, build_model, get_recipe, load_run, read_history, write_json
+from .train import _WITH_ENCODER, Recipe, _read_json, build_model, get_recipe, load_run, read_history, write_json
 
 # %% ../nbs/05_predict.ipynb #c005
 def _pack(weight, bits):
@@ -72,7 +72,7 @@ def _card(run_dir, model):
     counts = [part if isinstance(part, str) else f"{len(part)} photos" for part in samples.values()]
     scores = _read_json(run_dir / "scores.json") if (run_dir / "scores.json").exists() else {}
     recipe = get_recipe(run_dir / "recipe.json")
-    pretrained = recipe.model in ("mobile_unet", "lite_unet") and recipe.model_args.get("weights", "imagenet")
+    pretrained = recipe.model in _WITH_ENCODER and recipe.model_args.get("weights", "imagenet")
     return {
         "sees": "a photo of a cat or a dog, and for each pixel: 0 pet, 1 background, 2 border",
         "takes": "raw RGB, 0 to 255, (batch, height, width, 3)",

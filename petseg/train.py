@@ -272,7 +272,7 @@ def _feed(data, recipe, training):
 
         pairs = tf.data.Dataset.from_tensor_slices(data)
         pairs = pairs.shuffle(len(data[0]), recipe.seed) if fed.get("shuffle") else pairs
-        pairs = _augmented(pairs, recipe.seed, recipe.augment) if fed.get("augment") is not None else pairs
+        pairs = _augmented(pairs, recipe.seed, fed["augment"]) if fed.get("augment") is not None else pairs
         return pairs.batch(recipe.batch_size).prefetch(tf.data.AUTOTUNE)
     photos, trimaps = [s.photo for s in data], [s.trimap for s in data]
     return get_dataset(recipe.batch_size, recipe.img_size, photos, trimaps, cache=True, **fed)
