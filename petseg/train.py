@@ -371,13 +371,16 @@ def _fit_or_explain(model, recipe, train_samples, valid_samples, run_dir, verbos
 # %% ../nbs/02_train.ipynb #c038
 def load_run(
     run_dir: str | Path,  # a run folder
+    *,
+    img_size: tuple[int, int] | None = None,  # (height, width), (None, None) for any; None: the recipe's
 ) -> keras.Model:  # not compiled
     """The model of a run with its best weights. FileNotFoundError if the run has none, ValueError for a bad recipe."""
     run_dir = Path(run_dir)
     missing = [n for n in ("recipe.json", "best.weights.h5") if not (run_dir / n).is_file()]
     if missing:
         raise FileNotFoundError(f"{run_dir} is no run with weights: it lacks {' and '.join(missing)}")
-    model = build_model(get_recipe(run_dir / "recipe.json"), pretrained=False)
+    recipe = get_recipe(run_dir / "recipe.json")
+    model = build_model(replace(recipe, img_size=img_size or recipe.img_size), pretrained=False)
     model.load_weights(run_dir / "best.weights.h5")
     return model
 
