@@ -164,6 +164,9 @@ def _check_photo(width, height, max_pixels):
 def _open(source, max_pixels):
     """An RGB picture from an open file or a Pillow picture."""
     if not isinstance(source, Image.Image):
+        if not source.read(1):
+            raise ValueError("an empty file")
+        source.seek(0)
         with suppress(ImportError):  # without it, Pillow does not know HEIC
             import pi_heif
 
@@ -301,12 +304,13 @@ def _compiled(net):
         return net.predict_on_batch
     import tensorflow as tf
 
+    function = tf.function(lambda photos: net(photos, training=False))
+
     @cache
     def graph(height, width):
-        kind = tf.TensorSpec([None, height, width, 3], tf.float32)
-        return tf.function(lambda photos: net(photos, training=False), input_signature=[kind])
+        return function.get_concrete_function(tf.TensorSpec([None, height, width, 3], tf.float32))
 
-    return lambda batch: graph(*batch.shape[1:3])(batch).numpy()
+    return lambda batch: graph(*batch.shape[1:3])(tf.constant(batch)).numpy()
 
 
 def load_net(
