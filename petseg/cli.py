@@ -7,11 +7,15 @@ __all__ = ['main']
 
 # %% ../nbs/10_cli.ipynb #c003
 import argparse
+import json
 import math
 import os
 import re
 import sys
+import threading
+import time
 import warnings
+from functools import cache
 from pathlib import Path
 
 from . import __version__
@@ -30,6 +34,176 @@ def _load_tensorflow():
         os.dup2(stderr, 2)
         os.close(stderr)
         os.close(nowhere)
+
+# %% ../nbs/10_cli.ipynb #new7
+_PHOTOS = {".jpg", ".jpeg", ".png", ".webp", ".heic", ".heif", ".avif", ".tif", ".tiff", ".bmp", ".gif"}
+_OURS = re.compile(r"-(cut|mask|trimap|overlay|blur|on-[\w.-]+)\.png")
+
+
+def _find_photos(words):
+    """Each (path, its path within the folder that was named), in order; a word that names nothing as it is."""
+    from glob import glob
+
+    for word in words:
+        if Path(word).is_dir():
+            for path in sorted(Path(word).rglob("*")):
+                inner = path.relative_to(word)
+                hidden = any(part.startswith(".") for part in inner.parts)
+                if path.suffix.lower() in _PHOTOS and not hidden and not _OURS.search(path.name) and path.is_file():
+                    yield str(path), inner
+        else:
+            found = [] if Path(word).is_file() else sorted(p for p in glob(word, recursive=True) if os.path.isfile(p))
+            yield from ((path, Path(Path(path).name)) for path in found or [word])
+
+# %% ../nbs/10_cli.ipynb #new9
+def _plan(words, out, ending):
+    """(path, destination) of each photo: a path, "-" for stdout, or the ValueError that says why there is none."""
+    photos, taken, plan = list(_find_photos(words)), {}, []
+    inputs = {Path(path).resolve() for path, _ in photos}
+    one = out == "-" or (out is not None and Path(out).suffix.lower() in _PHOTOS and not Path(out).is_dir())
+    if one and len(photos) != 1:
+        raise ValueError(f"-o {out} is one file, but there are {len(photos)} photos; name a folder")
+    for path, inner in photos:
+        if one or (out is None and path == "-"):
+            dest = "-" if out in (None, "-") else Path(out)
+        else:
+            folder = Path(path).parent if out is None else Path(out, inner).parent
+            dest = folder / f"{'stdin' if path == '-' else inner.stem}{ending}"
+        real = dest if dest == "-" else dest.resolve()
+        if real in inputs:
+            dest = ValueError(f"{path}: would be written over {dest}, a photo that was named; choose another -o")
+        elif taken.setdefault(real, path) != path:
+            dest = ValueError(f"{path}: {dest} is for {taken[real]} already; rename one of the two")
+        plan.append((path, dest))
+    return plan
+
+
+def _ending(args):
+    """What a result's name ends with."""
+    if args.background is None:
+        return "-cut.png" if args.kind == "cutout" else f"-{args.kind}.png"
+    plain = re.sub(r"[^\w.-]+", "", Path(args.background).stem)
+    return "-blur.png" if args.background == "blur" else f"-on-{plain}.png"
+
+# %% ../nbs/10_cli.ipynb #new11
+def _cut_one(path, dest, segmenter, args):
+    """Cut one photo and write the result; what `--json` says of it."""
+    from petseg.matting import cut
+
+    start = time.perf_counter()
+    source = sys.stdin.buffer.read() if path == "-" else path
+    picture, pet = cut(source, segmenter, kind=args.kind, matting=args.matting, background=args.backdrop)
+    _save(picture, dest)
+    found = {"box": pet.box, "share": round(pet.share, 4), "confidence": round(pet.confidence, 4)}
+    return {"path": path, "out": str(dest), **found, "seconds": round(time.perf_counter() - start, 2)}
+
+
+def _save(picture, dest):
+    """Write a picture, whole or not at all. ValueError if the format has no transparency but the picture has."""
+    if dest == "-":
+        picture.save(sys.stdout.buffer, "png")
+        return
+    kind = {".jpg": "jpeg", ".jpeg": "jpeg", ".tif": "tiff", ".heic": "heif"}.get(dest.suffix.lower(), dest.suffix[1:])
+    if picture.mode == "RGBA" and kind.lower() in ("jpeg", "bmp", "gif"):
+        raise ValueError(f"{dest}: {kind} has no soft transparency; write a .png or .webp, or give a --background")
+    dest.parent.mkdir(parents=True, exist_ok=True)
+    new = dest.with_name(f".{dest.name}.{os.getpid()}.new")
+    try:
+        picture.save(new, kind, **{} if kind == "png" else {"quality": 95})
+        os.replace(new, dest)
+    finally:
+        new.unlink(missing_ok=True)
+
+# %% ../nbs/10_cli.ipynb #new13
+def _segmenter(args):
+    """The net, ready; matting too, if it is wanted."""
+    _load_tensorflow()
+    from petseg.predict import Segmenter
+
+    if args.kind in ("cutout", "mask"):
+        note = "petseg: preparing the matting, once on this machine; a minute at most"
+        timer = threading.Timer(5, print, [note], {"file": sys.stderr, "flush": True})
+        timer.start()
+        try:
+            import pymatting  # noqa: F401
+        finally:
+            timer.cancel()
+    return Segmenter(args.net, max_pixels=round(args.max_megapixels * 1e6))
+
+
+def _attempt(path, dest, args, segmenter):
+    """What became of a photo, "cut", "skipped" or "failed", and what `--json` says of it."""
+    if isinstance(dest, Path) and dest.exists() and not args.force:
+        return "skipped", {"path": path, "out": str(dest), "skipped": True}
+    net = segmenter()
+    try:
+        if isinstance(dest, ValueError):
+            raise dest
+        return "cut", _cut_one(path, dest, net, args)
+    except Exception as e:
+        if args.debug:
+            raise
+        return "failed", {"path": path, "error": _reason(e, path)}
+
+
+def _run_plan(plan, args, segmenter):
+    """Cut what is not done yet, and tell; how many were cut, skipped, failed."""
+    from tqdm import tqdm
+
+    counts = dict.fromkeys(("cut", "skipped", "failed"), 0)
+    with tqdm(plan, unit="photo", disable=len(plan) < 2 or not sys.stderr.isatty()) as bar:
+        for path, dest in bar:
+            how, found = _attempt(path, dest, args, segmenter)
+            counts[how] += 1
+            stream = sys.stderr if dest == "-" or (how == "failed" and not args.json) else sys.stdout
+            if args.json:
+                bar.write(json.dumps(found), file=stream)
+            elif how != "skipped" and (dest != "-" or how == "failed"):
+                bar.write(f"petseg: {found['error']}" if how == "failed" else found["out"], file=stream)
+    return counts
+
+
+def _reason(error, path):
+    """An error in one line that begins with the photo's path."""
+    text = f"{error.filename or path}: {error.strerror}" if isinstance(error, OSError) else _one_line(error)
+    return text if path in text else f"{path}: {text}"
+
+# %% ../nbs/10_cli.ipynb #new15
+def _cut(args):
+    from PIL import Image
+
+    Image.MAX_IMAGE_PIXELS = None  # --max-megapixels stands instead
+    warnings.simplefilter("ignore")  # Pillow's remarks on damaged files; what cannot be used is an error
+    args.backdrop = args.background
+    if args.background not in (None, "blur") and Path(args.background).is_file():
+        from petseg.predict import load_photo
+
+        args.backdrop = load_photo(args.background)
+    if args.watch:
+        return _watch(args)
+    counts = _run_plan(_plan(args.photos, args.out, _ending(args)), args, cache(lambda: _segmenter(args)))
+    if sum(counts.values()) != 1 or counts["skipped"]:
+        hint = " (--force does those again that are there already)" if counts["skipped"] else ""
+        print(", ".join(f"{n} {how}" for how, n in counts.items()) + hint, file=sys.stderr)
+    return 1 if counts["failed"] else 0
+
+
+def _watch(args):
+    if not all(Path(word).is_dir() for word in args.photos):
+        raise ValueError("--watch takes folders")
+    sizes, tried, net = {}, set(), _segmenter(args)
+    print(f"watching {', '.join(args.photos)}; Ctrl-C ends", file=sys.stderr, flush=True)
+    try:
+        while True:
+            before, plan = sizes, dict(_plan(args.photos, args.out, _ending(args)))
+            sizes = {path: (os.stat(path).st_size, os.stat(path).st_mtime_ns) for path in plan if os.path.exists(path)}
+            ready = [path for path, size in sizes.items() if before.get(path) == size and (path, size) not in tried]
+            tried |= {(path, sizes[path]) for path in ready}
+            _run_plan([(path, plan[path]) for path in ready], args, lambda: net)
+            sys.stdout.flush()
+            time.sleep(1)
+    except KeyboardInterrupt:
+        return 0
 
 # %% ../nbs/10_cli.ipynb #c007
 def _draw(args):
@@ -97,12 +271,11 @@ def _train(args):
 # %% ../nbs/10_cli.ipynb #c011
 def _load(run):
     """The net that RUN names, a run folder or a net of the package, and its recipe."""
-    from petseg.predict import PRETRAINED, load_pretrained, model_card
-    from petseg.train import Recipe, get_recipe, load_run
+    from petseg.predict import load_net, model_card
+    from petseg.train import Recipe, get_recipe
 
-    if run in PRETRAINED and not Path(run).exists():
-        return load_pretrained(run), Recipe(**model_card(run)["recipe"])
-    return load_run(run), get_recipe(Path(run) / "recipe.json")
+    net, file = load_net(run, img_size=None), Path(run) / "recipe.json"
+    return net, get_recipe(file) if file.is_file() else Recipe(**model_card(run)["recipe"])
 
 
 def _evaluate(args):
@@ -262,10 +435,13 @@ def _demo(args):
 # %% ../nbs/10_cli.ipynb #c023
 def _parser():
     """Every command with its options."""
-    parser = argparse.ArgumentParser("petseg", description="Cut pets out of photos: data, training, scores, pictures.")
+    parser = argparse.ArgumentParser(
+        "petseg", description="Cut pets out of photos; and data, training, scores, pictures."
+    )
     parser.add_argument("--version", action="version", version=f"petseg {__version__}")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _cut_command(commands)
     _data_commands(commands)
     _run_commands(commands)
     return parser
@@ -277,6 +453,42 @@ def _add(commands, name, call, about):
     parser.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
     parser.set_defaults(call=call)
     return parser
+
+# %% ../nbs/10_cli.ipynb #new34
+def _cut_command(commands):
+    cut = _add(commands, "cut", _cut, "cut the pet out of photos")
+    cut.add_argument(
+        "photos", nargs="+", metavar="PHOTO", help="photo, folder (with subfolders), pattern, or - for stdin"
+    )
+    cut.add_argument("-o", "--out", help="file, folder or - for stdout (default: beside each photo, NAME-cut.png)")
+    kinds = cut.add_mutually_exclusive_group()
+    for kind, what in [
+        ("mask", "how much of each pixel is pet, grey"),
+        ("trimap", "255 pet, 128 border, 0 background"),
+        ("overlay", "the photo, tinted by class"),
+    ]:
+        kinds.add_argument(f"--{kind}", dest="kind", action="store_const", const=kind, help=f"write {what}")
+    kinds.add_argument("--background", metavar="COLOR|FILE|blur", type=_background, help="put the pet on this")
+    cut.add_argument("--no-matting", dest="matting", action="store_false", help="a plain edge instead of fur, faster")
+    cut.add_argument("--net", default="best", help="best, small, or a run folder (default: best)")
+    cut.add_argument("--max-megapixels", type=float, default=80, metavar="N", help="of a photo (default: 80)")
+    cut.add_argument("--force", action="store_true", help="write again what is there already")
+    cut.add_argument("--watch", action="store_true", help="go on looking for new photos in the folders")
+    cut.add_argument("--json", action="store_true", help="a line of JSON for each photo")
+    cut.set_defaults(kind="cutout")
+
+
+def _background(text):
+    """`blur`, a file, or a colour, for argparse."""
+    if text != "blur" and not Path(text).is_file():
+        from PIL import ImageColor
+
+        try:
+            ImageColor.getrgb(text)
+        except ValueError:
+            what = "neither a colour such as white or #20a040, nor a file, nor blur"
+            raise argparse.ArgumentTypeError(f"{text!r} is {what}") from None
+    return text
 
 # %% ../nbs/10_cli.ipynb #c025
 def _data_commands(commands):
