@@ -8,9 +8,10 @@ __all__ = []
 
 # %% ../nbs/index.ipynb #new1
 def __getattr__(name):
-    """`load_pretrained`, imported when it is first asked for: `import petseg` alone loads nothing heavy."""
-    if name != "load_pretrained":
-        raise AttributeError(f"module 'petseg' has no attribute {name!r}")
-    from petseg.predict import load_pretrained
+    """`cutout`, `Segmenter` and `load_pretrained`, imported when asked for: `import petseg` alone loads nothing heavy."""
+    from importlib import import_module
 
-    return load_pretrained
+    homes = {"cutout": "matting", "Segmenter": "predict", "load_pretrained": "predict"}
+    if name not in homes:
+        raise AttributeError(f"module 'petseg' has no attribute {name!r}")
+    return getattr(import_module(f"petseg.{homes[name]}"), name)

@@ -156,7 +156,7 @@ class PhotoError(ValueError):
 def _check_photo(width, height, max_pixels):
     """ValueError for a size that no photo of a pet has."""
     if width * height > max_pixels:
-        raise ValueError(f"{width} x {height} pixels are more than {max_pixels:,}; raise that limit if you trust it")
+        raise ValueError(f"{width} x {height} pixels, more than {max_pixels:,}; raise the limit if you trust the file")
     if min(width, height) < 16 or max(width, height) > 10 * min(width, height):
         raise ValueError(f"{width} x {height} pixels; a photo has 16 or more a side, and no side ten times the other")
 
