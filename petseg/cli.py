@@ -205,6 +205,13 @@ def _watch(args):
     except KeyboardInterrupt:
         return 0
 
+# %% ../nbs/10_cli.ipynb #new17
+def _serve(args):
+    _load_tensorflow()
+    from petseg.app import serve
+
+    serve(args.host, args.port)
+
 # %% ../nbs/10_cli.ipynb #c007
 def _draw(args):
     from petseg.data import draw_pets
@@ -476,6 +483,11 @@ def _cut_command(commands):
     cut.add_argument("--watch", action="store_true", help="go on looking for new photos in the folders")
     cut.add_argument("--json", action="store_true", help="a line of JSON for each photo")
     cut.set_defaults(kind="cutout")
+    serve = _add(commands, "serve", _serve, "a page to drop photos on, and POST /cut for programs")
+    serve.add_argument(
+        "--host", default="127.0.0.1", help="address to listen on; 0.0.0.0: all (default: this machine only)"
+    )
+    serve.add_argument("--port", type=_number, default=7860, help="0: any that is free (default: 7860)")
 
 
 def _background(text):
