@@ -20,7 +20,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/petseg', 'doc_host': '', '
                             'petseg.app._body': ('app.html#_body', 'petseg/app.py'),
                             'petseg.app._colour': ('app.html#_colour', 'petseg/app.py'),
                             'petseg.app._cut_bytes': ('app.html#_cut_bytes', 'petseg/app.py'),
-                            'petseg.app._drain': ('app.html#_drain', 'petseg/app.py'),
                             'petseg.app._examples': ('app.html#_examples', 'petseg/app.py'),
                             'petseg.app._folder': ('app.html#_folder', 'petseg/app.py'),
                             'petseg.app._gradio': ('app.html#_gradio', 'petseg/app.py'),

@@ -169,21 +169,10 @@ async def _body(request, limits):
         raise Refusal(422, "the form cannot be read; send the photo itself instead") from None
 
 # %% ../nbs/09_app.ipynb #p024
-async def _drain(request, limits):
-    """Read and forget what is still coming, up to four times as much as a photo may have."""
-    size = 0
-    with suppress(TimeoutError, RuntimeError):  # RuntimeError: all of it was read before
-        async with asyncio.timeout(limits.seconds):
-            async for piece in request.stream():
-                size += len(piece)
-                if size > 4 * limits.max_bytes:
-                    break
-
-# %% ../nbs/09_app.ipynb #p026
 _HEADERS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 
 
-async def _answer(request, work, limits):
+async def _answer(request, work):
     """What `work(request)` answers, or why not: exactly one answer."""
     from starlette.requests import ClientDisconnect
     from starlette.responses import JSONResponse, Response
@@ -197,12 +186,9 @@ async def _answer(request, work, limits):
     except Exception:
         logging.getLogger("petseg").exception("a photo was not cut")
         refusal = Refusal(500, "something went wrong here; the photo was not cut")
-    with suppress(ClientDisconnect):
-        if refusal.status != 408:
-            await _drain(request, limits)
     return JSONResponse({"error": str(refusal)}, refusal.status, refusal.headers | _HEADERS)
 
-# %% ../nbs/09_app.ipynb #p028
+# %% ../nbs/09_app.ipynb #p026
 def _routes(line, segmenter, limits):
     """The endpoints `/cut` and `/health`."""
     from starlette.responses import JSONResponse, Response
@@ -219,14 +205,14 @@ def _routes(line, segmenter, limits):
         return Response(png, media_type="image/png", headers={"X-Petseg": json.dumps(found)} | _HEADERS)
 
     async def answer(request):
-        return await _answer(request, cut_photo, limits)
+        return await _answer(request, cut_photo)
 
     async def health(request):
         return JSONResponse({"status": "ok", "version": __version__, "queue": line.taken}, headers=_HEADERS)
 
     return [Route("/cut", answer, methods=["GET", "POST", "PUT", "PATCH", "DELETE"]), Route("/health", health)]
 
-# %% ../nbs/09_app.ipynb #p030
+# %% ../nbs/09_app.ipynb #p028
 class _Seen:
     """A photo that the net has seen and that was cut; `cut` takes it for a segmenter, one that needs no time."""
 
@@ -256,7 +242,7 @@ class _Seen:
             return self.cutout
         return put_on(self.cutout, blurred(self.photo, np.asarray(alpha)) if background == "blur" else background)
 
-# %% ../nbs/09_app.ipynb #p032
+# %% ../nbs/09_app.ipynb #p030
 def _preview(picture, side=1400):
     """A copy for the screen, RGB; behind what is transparent lie squares."""
     small = ImageOps.contain(picture, (side, side)) if max(picture.size) > side else picture
@@ -267,7 +253,7 @@ def _preview(picture, side=1400):
     ground.paste(small, mask=small.getchannel("A"))
     return ground
 
-# %% ../nbs/09_app.ipynb #p036
+# %% ../nbs/09_app.ipynb #p034
 class _Desk:
     """Answers the page."""
 
@@ -296,7 +282,7 @@ class _Desk:
         file.write_bytes(_png(made))
         return (_preview(Image.fromarray(seen.photo)), _preview(made)), str(file)
 
-# %% ../nbs/09_app.ipynb #p038
+# %% ../nbs/09_app.ipynb #p036
 def _say(sentence, role="status"):
     """A line for the visitor; `alert` is read aloud at once by programs for the blind."""
     return f'<p role="{role}" class="{role}">{sentence}</p>'
@@ -319,7 +305,7 @@ async def _show(desk, path, kind, choice, colour, picture):
         return None, None, _say("Something went wrong here; the photo was not cut.", "alert")
     return *made, _say(f"Found a pet: {seen.pet.share:.0%} of the photo, {seen.pet.confidence:.0%} sure.")
 
-# %% ../nbs/09_app.ipynb #p040
+# %% ../nbs/09_app.ipynb #p038
 @cache
 def _folder():
     """Where Gradio keeps what visitors send and get; deleted when the process ends."""
@@ -338,7 +324,7 @@ def _gradio():
         raise ImportError("the page needs gradio: pip install 'petseg[app]'") from e
     return gradio
 
-# %% ../nbs/09_app.ipynb #p042
+# %% ../nbs/09_app.ipynb #p040
 def _upload(gr, **how):
     """A field for a photo that hands on its file unopened."""
     field = gr.Image(type="filepath", image_mode=None, sources=["upload", "clipboard", "webcam"], **how)
@@ -353,7 +339,7 @@ def _upload(gr, **how):
     field.preprocess = lambda payload: payload and payload.path
     return field
 
-# %% ../nbs/09_app.ipynb #p044
+# %% ../nbs/09_app.ipynb #p042
 @cache
 def _examples():
     """A few photos to try, as files."""
@@ -367,7 +353,7 @@ def _examples():
         Image.fromarray(picture).save(path)
     return [[str(path)] for path in paths]
 
-# %% ../nbs/09_app.ipynb #p046
+# %% ../nbs/09_app.ipynb #p044
 def _page(gr, desk, limits):
     """The page."""
     kinds = [("Cut-out", "cutout"), ("Mask", "mask"), ("Overlay", "overlay")]
@@ -396,7 +382,7 @@ def _page(gr, desk, limits):
         _wire(gr, desk, page, [photo, kind, choice, colour, picture], [after, file, note], [with_colour, with_picture])
     return page.queue(max_size=4 * limits.places)
 
-# %% ../nbs/09_app.ipynb #p048
+# %% ../nbs/09_app.ipynb #p046
 def _wire(gr, desk, page, chosen, shown, fields):
     """What happens when something is chosen."""
     photo, _, choice, *_ = chosen
@@ -414,7 +400,7 @@ def _wire(gr, desk, page, chosen, shown, fields):
     photo.change(None, js=_SCROLL, **quiet)
     page.load(None, js=_KEYS, **quiet)
 
-# %% ../nbs/09_app.ipynb #p050
+# %% ../nbs/09_app.ipynb #p048
 _HEAD = """<h1>petseg</h1><p>Drop a photo of a cat or a dog, and take the pet out of it.
 The photo goes to this server and nowhere else, and is deleted after {minutes:g} minutes.</p>"""
 _CSS = """
@@ -445,7 +431,7 @@ _KEYS = """() => {
   document.querySelectorAll('#examples button').forEach((b, i) => b.setAttribute('aria-label', `Example ${i + 1}`))
 }"""
 
-# %% ../nbs/09_app.ipynb #p052
+# %% ../nbs/09_app.ipynb #p050
 def make_app(
     segmenter=None,  # a Segmenter; None: one with the net `best`
     limits: Limits | None = None,  # None: those of `Limits()`
@@ -467,7 +453,7 @@ def make_app(
     page.has_launched = True  # otherwise any file's name would do as an upload
     return app
 
-# %% ../nbs/09_app.ipynb #p054
+# %% ../nbs/09_app.ipynb #p052
 def _theme(gr):
     """Colours, and the visitor's own fonts."""
     fonts = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}
@@ -484,7 +470,7 @@ def _theme(gr):
         **{f"{key}_dark": value for key, value in dark.items() if key != "color_accent"},
     )
 
-# %% ../nbs/09_app.ipynb #p056
+# %% ../nbs/09_app.ipynb #p054
 def _listen(host, port):
     """A socket that listens. OSError in one sentence."""
     try:
@@ -494,7 +480,7 @@ def _listen(host, port):
         why = "something listens there already; name another port" if taken else getattr(e, "strerror", None) or e
         raise OSError(f"cannot listen on port {port} of {host}: {why}") from e
 
-# %% ../nbs/09_app.ipynb #p057
+# %% ../nbs/09_app.ipynb #p055
 def serve(
     host: str = "127.0.0.1",  # 0.0.0.0: whoever can reach this machine
     port: int = 7860,  # 0: any that is free
