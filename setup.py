@@ -26,7 +26,8 @@ setup(
     install_requires=cfg["requirements"].split(),
     extras_require={
         "app": cfg["app_requirements"].split(),
-        "dev": (cfg["dev_requirements"] + " " + cfg["app_requirements"]).split(),
+        "classical": cfg["classical_requirements"].split(),
+        "dev": " ".join(cfg[f"{kind}_requirements"] for kind in ("dev", "app", "classical")).split(),
     },
     entry_points={
         "console_scripts": cfg["console_scripts"].split(),
