@@ -80,10 +80,11 @@ def _plan(words, out, ending):
 
 def _ending(args):
     """What a result's name ends with."""
+    method = "" if args.method == "net" else f"-{args.method}"
     if args.background is None:
-        return "-cut.png" if args.kind == "cutout" else f"-{args.kind}.png"
+        return f"{method}-cut.png" if args.kind == "cutout" else f"{method}-{args.kind}.png"
     plain = re.sub(r"[^\w.-]+", "", Path(args.background).stem)
-    return "-blur.png" if args.background == "blur" else f"-on-{plain}.png"
+    return f"{method}-blur.png" if args.background == "blur" else f"{method}-on-{plain}.png"
 
 # %% ../nbs/10_cli.ipynb #new11
 def _cut_one(path, dest, segmenter, args):
@@ -116,11 +117,16 @@ def _save(picture, dest):
 
 # %% ../nbs/10_cli.ipynb #new13
 def _segmenter(args):
-    """The net, ready; matting too, if it is wanted."""
+    """The net, ready; matting too, if it is wanted. Or a method of chapter 06 in its place."""
     _load_tensorflow()
     from petseg.predict import Segmenter
 
-    if args.kind in ("cutout", "mask"):
+    if args.method != "net":
+        from petseg.classical import METHODS, as_runtime
+
+        runtime = as_runtime(METHODS[args.method])
+        return Segmenter(runtime=runtime, sizes=(256,), max_pixels=round(args.max_megapixels * 1e6))
+    if args.matting and args.kind in ("cutout", "mask"):
         note = "petseg: preparing the matting, once on this machine; a minute at most"
         timer = threading.Timer(5, print, [note], {"file": sys.stderr, "flush": True})
         timer.start()
@@ -175,6 +181,12 @@ def _cut(args):
     Image.MAX_IMAGE_PIXELS = None  # --max-megapixels stands instead
     warnings.simplefilter("ignore")  # Pillow's remarks on damaged files; what cannot be used is an error
     args.backdrop = args.background
+    if args.method != "net":
+        from petseg.classical import METHODS
+
+        args.matting = False
+        if args.method not in METHODS:
+            raise ValueError(f"no method {args.method!r}; there are net, {', '.join(METHODS)}")
     if args.background not in (None, "blur") and Path(args.background).is_file():
         from petseg.predict import load_photo
 
@@ -477,6 +489,9 @@ def _cut_command(commands):
         kinds.add_argument(f"--{kind}", dest="kind", action="store_const", const=kind, help=f"write {what}")
     kinds.add_argument("--background", metavar="COLOR|FILE|blur", type=_background, help="put the pet on this")
     cut.add_argument("--no-matting", dest="matting", action="store_false", help="a plain edge instead of fur, faster")
+    cut.add_argument(
+        "--method", default="net", help="how it was done before: otsu, watershed, canny, chan-vese, grabcut ..."
+    )
     cut.add_argument("--net", default="best", help="best, small, or a run folder (default: best)")
     cut.add_argument(
         "--max-megapixels",
