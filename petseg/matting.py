@@ -82,18 +82,20 @@ def solve_alpha(
     photo: np.ndarray,  # (H, W, 3) uint8
     trimap: np.ndarray,  # (H, W) uint8: 255 pet, 0 background, else unknown
 ) -> np.ndarray:  # (H, W) float, 0..1
-    """Closed-form matting. Time grows with the unknown pixels, memory with all: 60,000 in half a million are a second."""
+    """Closed-form matting; .5 everywhere if no pixel is sure. Time grows with the unknown pixels, memory with all: 60,000 in half a million are a second."""
     from pymatting import cf_laplacian
     from scipy.sparse.linalg import splu
 
+    (high, wide), pad = trimap.shape, [(0, max(0, 3 - n)) for n in trimap.shape]  # a window is 3 x 3
+    photo, trimap = np.pad(photo, [*pad, (0, 0)], "edge"), np.pad(trimap, pad, "edge")
     known = (trimap == 0) | (trimap == 255)
     laplacian = cf_laplacian(photo / 255, is_known=known)
     free, fixed = np.flatnonzero(~known), np.flatnonzero(known)
-    alpha = (trimap.ravel() == 255).astype("float64")
+    alpha = np.select([trimap == 255, trimap == 0], [1.0, 0.0], 0.5).ravel()
     rows = laplacian[free]
     if len(free) and len(fixed):
         alpha[free] = splu(rows[:, free].tocsc()).solve(-(rows[:, fixed] @ alpha[fixed]))
-    return alpha.clip(0, 1).reshape(trimap.shape)
+    return alpha.clip(0, 1).reshape(trimap.shape)[:high, :wide]
 
 # %% ../nbs/05b_matting.ipynb #n020
 def _fit_lines(photo, alpha):
@@ -143,7 +145,7 @@ def estimate_alpha(
     left, right = max(0, columns[0] - 2), min(w, columns[-1] + 3)
     y0, y1, x0, x1 = top * high // h, -(-bottom * high // h), left * wide // w, -(-right * wide // w)
     piece, some = photo[y0:y1, x0:x1], scores[top:bottom, left:right]
-    band = max((to_trimap(some) == 128).mean(), 0.1)
+    band = max((to_trimap(some) == 128).mean(), 0.1)  # at least a tenth: it bounds the small copy as well
     shrink = min(1, (unknown / band / piece[..., 0].size) ** 0.5)
     size = tuple(max(1, round(n * shrink)) for n in piece.shape[:2])
     small = np.asarray(Image.fromarray(piece).resize(size[::-1], Image.BOX))
@@ -152,10 +154,7 @@ def estimate_alpha(
     return alpha
 
 # %% ../nbs/05b_matting.ipynb #n025
-@cache
-def _lock():
-    """Of the process: the threads that numba starts do not bear to be started by two threads at once."""
-    return threading.Lock()
+_LOCK = threading.Lock()  # the threads that numba starts do not bear to be started by two threads at once
 
 
 def estimate_foreground(
@@ -174,7 +173,7 @@ def estimate_foreground(
             if ((alpha[here] > 0) & (alpha[here] < 255)).any():
                 y, x = max(0, top - margin), max(0, left - margin)
                 wide = np.s_[y : top + tile + margin, x : left + tile + margin]
-                with _lock():
+                with _LOCK:
                     found = estimate_foreground_ml(photo[wide] / 255, alpha[wide] / 255)
                 inner = found[top - y :, left - x :][:tile, :tile]
                 colours[here] = np.rint(255 * inner.clip(0, 1))
@@ -207,14 +206,13 @@ def cut(
     if kind not in KINDS:
         raise ValueError(f"kind is one of {', '.join(KINDS)}; found {kind!r}")
     photo = load_photo(photo, max_pixels=segmenter.max_pixels)
-    scores = segmenter.small([photo])[0]
+    if background is not None and background != "blur":
+        background = _backdrop(background)
+    scores = clean(segmenter.small([photo])[0])
     pet = find_pet(scores, photo.shape[:2])
-    scores = clean(scores)
     if kind in ("trimap", "overlay"):
-        classes = Image.fromarray(resize_scores(scores, photo.shape[:2]).argmax(-1).astype("uint8"))
-        if kind == "trimap":
-            return classes.point([255, 0, 128] + [0] * 253), pet
-        return Image.fromarray(overlay(photo, np.asarray(classes))), pet
+        whole = resize_scores(scores, photo.shape[:2])
+        return Image.fromarray(to_trimap(whole) if kind == "trimap" else overlay(photo, whole)), pet
     alpha = estimate_alpha(photo, scores) if matting else plain_alpha(scores, photo.shape[:2])
     if kind == "mask":
         return Image.fromarray(alpha), pet
@@ -244,17 +242,19 @@ def put_on(
     background,  # a colour (`white`, `#20a040`), or a picture as `load_photo` takes it, cut to fit
 ) -> Image.Image:  # RGB
     """A cut-out on a background. ValueError for an unknown colour; else as `load_photo`."""
-    if isinstance(background, str) and not Path(background).is_file():
-        try:
-            below = Image.new("RGB", picture.size, ImageColor.getrgb(background)[:3])
-        except ValueError as e:
-            raise ValueError(
-                f"background {background!r} is neither a colour such as white or #20a040 nor a file"
-            ) from e
-    else:
-        below = ImageOps.fit(Image.fromarray(load_photo(background)), picture.size)
+    below = ImageOps.fit(Image.fromarray(_backdrop(background)), picture.size)
     below.paste(picture, mask=picture.getchannel("A"))
     return below
+
+
+def _backdrop(background):
+    """A colour, or a picture as `load_photo` takes it, as a picture (H, W, 3) uint8. ValueError for an unknown colour."""
+    if not isinstance(background, str) or Path(background).is_file():
+        return load_photo(background)
+    try:
+        return np.full((16, 16, 3), ImageColor.getrgb(background)[:3], "uint8")
+    except ValueError as e:
+        raise ValueError(f"background {background!r} is neither a colour such as white or #20a040 nor a file") from e
 
 
 def blurred(

@@ -131,18 +131,18 @@ def load_pretrained(
 # %% ../nbs/05_predict.ipynb #new24
 def _to_rgb(img):
     """A picture of any mode as upright RGB: 16 bits become 8, a colour profile sRGB, transparency white."""
+    profile, img = img.info.get("icc_profile"), ImageOps.exif_transpose(img)
     if img.mode.startswith("I;16"):
         img = Image.fromarray((np.asarray(img) >> 8).astype("uint8"))
     if img.mode in ("I", "F"):
         raise ValueError(f"its pixels are of Pillow's kind {img.mode}; save it with 8 or 16 bits a channel")
-    profile, turned = img.info.get("icc_profile"), ImageOps.exif_transpose(img)
-    if turned.has_transparency_data:
-        turned = Image.alpha_composite(Image.new("RGBA", turned.size, "white"), turned.convert("RGBA"))
-    if profile and turned.mode in ("RGB", "L", "CMYK"):
+    if img.has_transparency_data:
+        img = Image.alpha_composite(Image.new("RGBA", img.size, "white"), img.convert("RGBA")).convert("RGB")
+    if profile and img.mode in ("RGB", "L", "CMYK"):
         with suppress(ImageCms.PyCMSError, OSError):  # a damaged profile, or one of another mode: taken for sRGB
             srgb = ImageCms.createProfile("sRGB")
-            turned = ImageCms.profileToProfile(turned, io.BytesIO(profile), srgb, outputMode="RGB")
-    return turned.convert("RGB")
+            img = ImageCms.profileToProfile(img, io.BytesIO(profile), srgb, outputMode="RGB")
+    return img.convert("RGB")
 
 # %% ../nbs/05_predict.ipynb #new26
 MAX_PIXELS = 80_000_000  # of a photo, unless the caller says otherwise: width x height
@@ -234,9 +234,9 @@ def resize_scores(
 # %% ../nbs/05_predict.ipynb #new40
 @cache
 def _shapes(side):
-    """The sizes (height, width) of about side x side pixels that a net is shown, none longer than ten times its width."""
+    """The sizes (height, width) of about side x side pixels that a net is shown, none ten times as long as wide."""
     tall = [(32 * round(side * side / width / 32), width) for width in range(96, side + 1, 32)]
-    return sorted({*tall, *((width, height) for height, width in tall)})
+    return sorted({s for shape in tall if shape[0] <= 10 * shape[1] for s in (shape, shape[::-1])})
 
 
 def _nearest(size, side):
@@ -249,7 +249,10 @@ class Segmenter:
 
     def __init__(
         self,
-        weights: str | Path | keras.Model | None = None,  # best, small, a run folder, a packed net, a net; None: best
+        weights: str
+        | Path
+        | keras.Model
+        | None = None,  # best, small, a run folder, a packed net, a net for any size; None: best
         *,
         sizes: tuple[int, ...] = (256, 320),  # looks at side x side pixels each, multiples of 32, 96 or more
         flip: bool = False,  # look at the mirror image too
@@ -260,6 +263,8 @@ class Segmenter:
         if not sizes or any(not isinstance(s, int) or s < 96 or s % 32 for s in sizes):
             raise ValueError(f"sizes are multiples of 32, 96 or more; found {sizes!r}")
         self.sizes, self.flip, self.max_pixels = tuple(sizes), flip, max_pixels
+        if isinstance(weights, keras.Model) and weights.input_shape[1:3] != (None, None):
+            raise ValueError(f"{weights.name} takes one size only; load or build it with img_size=(None, None)")
         self.run = runtime or _compiled(weights if isinstance(weights, keras.Model) else load_net(weights or "best"))
 
     def __call__(
@@ -314,11 +319,10 @@ def _compiled(net):
 
 
 def load_net(
-    name: str | Path,  # best, small, a run folder, or what `pack_run` wrote, without ending
+    name: str | Path,  # best, small (the package's), a run folder, or what `pack_run` wrote, without ending
     *,
     img_size: tuple[int | None, int | None] | None = (None, None),  # (height, width); None: as it was trained
 ) -> keras.Model:
     """A net by whatever names it. FileNotFoundError, ValueError as of `load_run` and `load_pretrained`."""
-    run = Path(name)
-    packed = not run.is_dir() and (name in PRETRAINED or _packed(name, "json").is_file())
+    packed = name in PRETRAINED or (not Path(name).is_dir() and _packed(name, "json").is_file())
     return (load_pretrained if packed else load_run)(name, img_size=img_size)
