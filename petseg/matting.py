@@ -206,8 +206,8 @@ def cut(
     if kind not in KINDS:
         raise ValueError(f"kind is one of {', '.join(KINDS)}; found {kind!r}")
     photo = load_photo(photo, max_pixels=segmenter.max_pixels)
-    if background is not None and background != "blur":
-        background = _backdrop(background)
+    blur = isinstance(background, str) and background == "blur"
+    below = None if background is None or blur else _backdrop(background)
     scores = clean(segmenter.small([photo])[0])
     pet = find_pet(scores, photo.shape[:2])
     if kind in ("trimap", "overlay"):
@@ -219,7 +219,7 @@ def cut(
     picture = Image.fromarray(np.dstack([estimate_foreground(photo, alpha), alpha]))
     if background is None:
         return picture, pet
-    return put_on(picture, blurred(photo, alpha) if background == "blur" else background), pet
+    return put_on(picture, blurred(photo, alpha) if blur else below), pet
 
 # %% ../nbs/05b_matting.ipynb #n029
 def cutout(
