@@ -59,13 +59,13 @@ class Refusal(Exception):
 # %% ../nbs/09_app.ipynb #p007
 def _open(data, max_pixels):
     """A photo from the bytes of its file. Refusal: 413 for too many pixels, 415 for what is no photo."""
-    from petseg.predict import PhotoError, load_photo
+    from petseg.predict import PhotoError, TooManyPixelsError, load_photo
 
     try:
         return load_photo(data, max_pixels=max_pixels)
+    except TooManyPixelsError as e:
+        raise Refusal(413, f"the photo has more than {max_pixels:,} pixels") from e
     except PhotoError as e:
-        if isinstance(e.__cause__, Image.DecompressionBombError) or "pixels, more than" in str(e):
-            raise Refusal(413, f"the photo has more than {max_pixels:,} pixels") from e
         raise Refusal(415, str(e)) from e
 
 # %% ../nbs/09_app.ipynb #p009
