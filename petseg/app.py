@@ -22,7 +22,7 @@ import tempfile
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
 
@@ -210,8 +210,7 @@ def _routes(line, segmenter, limits):
         async with line.place():
             data = await _body(request, limits)
             png, pet = await line.work(_cut_bytes, data, segmenter, limits.max_pixels, options)
-        found = {"box": pet.box, "share": round(pet.share, 4), "confidence": round(pet.confidence, 4)}
-        return Response(png, media_type="image/png", headers={"X-Petseg": json.dumps(found)} | _HEADERS)
+        return Response(png, media_type="image/png", headers={"X-Petseg": json.dumps(asdict(pet))} | _HEADERS)
 
     async def answer(request):
         return await _answer(request, cut_photo)

@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 import warnings
+from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 
@@ -95,8 +96,7 @@ def _cut_one(path, dest, segmenter, args):
     source = sys.stdin.buffer.read() if path == "-" else path
     picture, pet = cut(source, segmenter, kind=args.kind, matting=args.matting, background=args.backdrop)
     _save(picture, dest)
-    found = {"box": pet.box, "share": round(pet.share, 4), "confidence": round(pet.confidence, 4)}
-    return {"path": path, "out": str(dest), **found, "seconds": round(time.perf_counter() - start, 2)}
+    return {"path": path, "out": str(dest), **asdict(pet), "seconds": round(time.perf_counter() - start, 2)}
 
 
 def _save(picture, dest):

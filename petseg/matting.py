@@ -28,8 +28,8 @@ class Pet:
     """What the net found."""
 
     box: tuple[int, int, int, int]  # left, top, right, bottom in pixels of the photo, the last two exclusive
-    share: float  # of the photo's area, pet and border, 0..1
-    confidence: float  # mean probability, over these pixels, of pet or border, 0..1
+    share: float  # of the photo's area, pet and border, 0..1, to four decimals
+    confidence: float  # mean probability, over these pixels, of pet or border, 0..1, to four decimals
 
 
 def find_pet(
@@ -46,7 +46,7 @@ def find_pet(
         step = length / found.shape[1 - axis]
         sides.append((int(where[0] * step), min(length, int(np.ceil((where[-1] + 1) * step)))))
     (left, right), (top, bottom) = sides
-    return Pet((left, top, right, bottom), float(found.mean()), float(1 - scores[found, 1].mean()))
+    return Pet((left, top, right, bottom), round(float(found.mean()), 4), round(float(1 - scores[found, 1].mean()), 4))
 
 # %% ../nbs/05b_matting.ipynb #n009
 def clean(
