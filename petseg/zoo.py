@@ -152,14 +152,16 @@ def _encoder(img_size, alpha, weights):
         raise ValueError(f"alpha must be a number above 0, such as 1.0; found {alpha!r}")
     net = keras.applications.MobileNetV2
     base = net(input_shape=(*img_size, 3), alpha=alpha, include_top=False, weights=None)
-    stored = Path(os.environ.get("PETSEG_WEIGHTS", ""), f"mobilenetv2_{float(alpha)}_imagenet_notop.weights.h5")
+    name = f"mobilenetv2_{float(alpha)}_imagenet_notop.weights.h5"
+    stored = Path(os.environ.get("PETSEG_WEIGHTS", ""), name)
     if weights == "imagenet" and not stored.is_file():
         offered = (0.35, 0.5, 0.75, 1.0, 1.3, 1.4)
         if alpha not in offered:
             raise ValueError(f"Keras has ImageNet weights for alpha {', '.join(map(str, offered))}; found {alpha}")
         base.set_weights(net(input_shape=(224, 224, 3), alpha=alpha, include_top=False).get_weights())
     elif weights is not None:
-        _load_encoder(base, stored if weights == "imagenet" else Path(weights), alpha)
+        path = stored if weights == "imagenet" else Path(weights)
+        _load_encoder(base, path / name if path.is_dir() else path, alpha)
     taps = [f"block_{n}_expand_relu" for n in (1, 3, 6, 13)] + ["out_relu"]
     return keras.Model(base.input, [base.get_layer(name).output for name in taps], name="encoder")
 
@@ -195,7 +197,7 @@ def mobile_unet(
     img_size,  # (height, width) of a photo in pixels, multiples of 32; (None, None): any that fit
     num_classes,  # channels that come out, 2 or more; pets: 3
     *,
-    weights="imagenet",  # or None: random, or the path of a .weights.h5 of MobileNetV2(include_top=False), same alpha
+    weights="imagenet",  # or None: random; or a .weights.h5 of MobileNetV2(include_top=False, alpha), or its folder
     alpha=1.0,  # the encoder's channels, as a share of MobileNetV2's
     width=(192, 128, 96, 48, 16),  # channels of the five decoder stages, coarse to fine
 ):  # keras.Model: raw RGB, 0..255, (batch, height, width, 3) -> scores, 0..1, (batch, height, width, num_classes)
