@@ -19,6 +19,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/petseg', 'doc_host': '', '
                             'petseg.app._answer': ('app.html#_answer', 'petseg/app.py'),
                             'petseg.app._body': ('app.html#_body', 'petseg/app.py'),
                             'petseg.app._colour': ('app.html#_colour', 'petseg/app.py'),
+                            'petseg.app._cut': ('app.html#_cut', 'petseg/app.py'),
                             'petseg.app._cut_bytes': ('app.html#_cut_bytes', 'petseg/app.py'),
                             'petseg.app._examples': ('app.html#_examples', 'petseg/app.py'),
                             'petseg.app._folder': ('app.html#_folder', 'petseg/app.py'),

@@ -102,14 +102,19 @@ def _png(picture):
     return file.getvalue()
 
 
-def _cut_bytes(data, segmenter, max_pixels, options):
-    """A photo's bytes -> (the bytes of a PNG, what was found). Refusal."""
+def _cut(photo, segmenter, **options):
+    """What `cut` gives. Refusal 422 if there is no pet."""
     from petseg.matting import NoPetError, cut
 
     try:
-        picture, pet = cut(_open(data, max_pixels), segmenter, **options)
+        return cut(photo, segmenter, **options)
     except NoPetError as e:
         raise Refusal(422, "no pet found") from e
+
+
+def _cut_bytes(data, segmenter, max_pixels, options):
+    """A photo's bytes -> (the bytes of a PNG, what was found). Refusal."""
+    picture, pet = _cut(_open(data, max_pixels), segmenter, **options)
     return _png(picture), pet
 
 # %% ../nbs/09_app.ipynb #p016
@@ -225,27 +230,22 @@ class _Seen:
     """A photo that the net has seen and that was cut; `cut` takes it for a segmenter, one that needs no time."""
 
     def __init__(self, data, segmenter, max_pixels):
-        from petseg.matting import NoPetError, cut
-
         self.photo, self.max_pixels = _open(data, max_pixels), max_pixels
         self.scores = segmenter.small([self.photo])
-        try:
-            self.cutout, self.pet = cut(self.photo, self)
-        except NoPetError as e:
-            raise Refusal(422, "no pet found") from e
+        self.cutout, self.pet = _cut(self.photo, self)
 
     def small(self, photos):
         return self.scores
 
     def compose(self, kind, background):
         """The picture that was asked for; the background is None, blur or a picture."""
-        from petseg.matting import blurred, cut, put_on
+        from petseg.matting import blurred, put_on
 
         alpha = self.cutout.getchannel("A")
         if kind == "mask":
             return alpha
         if kind == "overlay":
-            return cut(self.photo, self, kind="overlay")[0]
+            return _cut(self.photo, self, kind="overlay")[0]
         if background is None:
             return self.cutout
         return put_on(self.cutout, blurred(self.photo, np.asarray(alpha)) if background == "blur" else background)
