@@ -110,8 +110,10 @@ def split_samples(
     stratify: bool = False,  # give each breed its share of the validation part
 ) -> tuple[list[Sample], list[Sample]]:  # (train, valid), both shuffled
     """Cut off a validation part, the same one for the same seed. ValueError if `valid` leaves a part empty."""
-    if not 0 < valid < len(samples):
-        raise ValueError(f"valid={valid} of {len(samples)} samples leaves a part empty; take 1 to {len(samples) - 1}")
+    if not isinstance(valid, Integral) or not 0 < valid < len(samples):
+        raise ValueError(
+            f"valid={valid} of {len(samples)} samples: take 1 to {len(samples) - 1}, so that no part is empty"
+        )
     mixed = list(samples)
     random.Random(seed).shuffle(mixed)
     if not stratify:
@@ -171,21 +173,23 @@ def _read(path, what):
 
 def open_photo(
     path: str | Path,  # a picture file of any kind Pillow reads
-    fit: tuple[int, int] | None = None,  # (height, width) that the upright photo must have, such as its trimap's
+    fit: tuple[int, int] | None = None,  # (height, width) that the upright photo must have
 ) -> np.ndarray:  # (H, W, 3) uint8, RGB
     """Read a photo, upright. OSError, or ValueError naming the file if it is no image or does not fit."""
-    img = _read(path, "photo")
+    rgb = _rgb(_read(path, "photo"), path)
+    if fit is not None and rgb.shape[:2] != tuple(fit):
+        raise ValueError(f"{path}: photo is {rgb.shape[:2]} (height, width), not {tuple(fit)}")
+    return rgb
+
+
+def _rgb(img, path):
+    """The pixels of a Pillow picture, upright, (H, W, 3) uint8. ValueError naming its file if that cannot be."""
     img = _upright(img, _turn(img))
     if img.mode.startswith("I;16"):
         img = Image.fromarray((np.asarray(img) >> 8).astype("uint8"))
     if img.mode in ("I", "F"):
-        raise ValueError(
-            f"{path}: its pixels have no fixed range (Pillow's kind {img.mode}); save it with 8 or 16 bits"
-        )
-    rgb = np.array(img.convert("RGB"))
-    if fit is not None and rgb.shape[:2] != tuple(fit):
-        raise ValueError(f"{path}: photo is {rgb.shape[:2]} (height, width) but its trimap {tuple(fit)}")
-    return rgb
+        raise ValueError(f"{path}: its pixels have no fixed range ({img.mode}); save it with 8 or 16 bits")
+    return np.array(img.convert("RGB"))
 
 # %% ../nbs/00_data.ipynb #c035
 def open_mask(
@@ -208,11 +212,18 @@ def open_pair(
     trimap: str | Path,  # as for `open_mask`; drawn on the upright photo, or else on the photo as stored
 ) -> tuple[np.ndarray, np.ndarray]:  # (H, W, 3) uint8 RGB and (H, W) uint8 classes, both upright
     """Read a photo and its trimap. Errors as of `open_photo` and `open_mask`; ValueError if they do not fit."""
-    mask, image = open_mask(trimap), open_photo(photo)
-    if image.shape[:2] != mask.shape == image.shape[1::-1]:
-        with Image.open(photo) as img:
-            mask = np.array(_upright(Image.fromarray(mask), _turn(img)))
-    return (image if image.shape[:2] == mask.shape else open_photo(photo, fit=mask.shape)), mask
+    mask = open_mask(trimap)
+    return _pair(_read(photo, "photo"), photo, mask)
+
+
+def _pair(img, path, mask):
+    """A Pillow picture's pixels and its mask, both upright. ValueError naming the photo's file if they do not fit."""
+    rgb = _rgb(img, path)
+    if rgb.shape[:2] != mask.shape == img.size[::-1]:
+        mask = np.array(_upright(Image.fromarray(mask), _turn(img)))
+    if rgb.shape[:2] != mask.shape:
+        raise ValueError(f"{path}: photo is {rgb.shape[:2]} (height, width) but its trimap {mask.shape}")
+    return rgb, mask
 
 # %% ../nbs/00_data.ipynb #c040
 @dataclass(frozen=True)
@@ -235,7 +246,7 @@ def _problems(sample):
             yield Problem(sample.name, sample.trimap, f"no pixel is {' or '.join(absent)}")
     except (OSError, ValueError) as e:
         yield Problem(sample.name, sample.trimap, _without(sample.trimap, e))
-    yield from _photo_problems(sample, mask is not None)
+    yield from _photo_problems(sample, mask)
 
 
 def _without(path, error):
@@ -243,15 +254,15 @@ def _without(path, error):
     return error.strerror if isinstance(error, OSError) and error.strerror else str(error).removeprefix(f"{path}: ")
 
 # %% ../nbs/00_data.ipynb #c042
-def _photo_problems(sample, has_mask):
+def _photo_problems(sample, mask):
     """Yield each `Problem` of a sample's photo, which should be an upright JPEG of its trimap's size."""
     try:
         img = _read(sample.photo, "photo")
         if img.format not in ("JPEG", "MPO"):
             what = f"{img.format} under the name {sample.photo.suffix}"
             yield Problem(sample.name, sample.photo, what, repairable=True)
-        if has_mask:
-            open_pair(sample.photo, sample.trimap)
+        if mask is not None:
+            _pair(img, sample.photo, mask)
         if (turn := _turn(img)) != 1 and _upright(img, turn).size == img.size:
             what = f"its orientation mark ({turn}) turns it, and the trimap fits both ways; taken to be drawn upright: look"
             yield Problem(sample.name, sample.photo, what)
@@ -376,9 +387,10 @@ def _copy(photo, trimap, folder):
     if not all(map(os.path.isfile, copies)):
         image, mask = open_pair(photo, trimap)
         for path, pixels in zip(copies, (image, mask + 1), strict=True):
+            new = f"{path}.{os.getpid()}.new"
             try:
-                Image.fromarray(pixels).save(f"{path}.new", "png", compress_level=1)
-                os.replace(f"{path}.new", path)
+                Image.fromarray(pixels).save(new, "png", compress_level=1)
+                os.replace(new, path)
             except OSError as e:
                 why = f"{path}: no copy of {photo} ({e.strerror}); name a cache folder with more room"
                 raise OSError(why) from None
