@@ -196,7 +196,8 @@ def open_mask(
     path: str | Path,  # a trimap: one channel of whole numbers, or a palette, values 1..3
 ) -> np.ndarray:  # (H, W) uint8: 0 pet, 1 background, 2 border
     """Read a trimap as a mask. OSError, or ValueError naming the file if it is no trimap."""
-    trimap = np.array(_read(path, "trimap"))
+    img = _read(path, "trimap")
+    trimap = np.array(_upright(img, _turn(img)))
     if trimap.ndim != 2 or trimap.dtype.kind not in "ui" or not 1 <= trimap.min() <= trimap.max() <= 3:
         raise ValueError(f"{path}: a trimap is grey with values 1, 2, 3; found {_describe(trimap)}")
     return (trimap - 1).astype("uint8")
@@ -377,13 +378,13 @@ def _is_plain(photo, trimap):
     with suppress(Exception), Image.open(photo) as p, Image.open(trimap) as t:
         kinds = p.format in ("JPEG", "MPO", "PNG", "GIF") and (t.format, t.mode) == ("PNG", "L")
         still = p.format in ("JPEG", "MPO") or not getattr(p, "is_animated", False)
-        return kinds and still and _turn(p) == 1 and p.size == t.size and "transparency" not in t.info
+        return kinds and still and _turn(p) == _turn(t) == 1 and p.size == t.size and "transparency" not in t.info
     return False
 
 
 def _copy(photo, trimap, folder):
     """Write a pair as upright PNG, unless it is there; the copies' paths. Errors as of `open_pair`, OSError."""
-    copies = [str(Path(folder) / f"{_digest(p, open_pair.__name__)}.png") for p in (photo, trimap)]
+    copies = [str(Path(folder) / f"{_digest(photo, trimap)}-{what}.png") for what in ("photo", "trimap")]
     if not all(map(os.path.isfile, copies)):
         image, mask = open_pair(photo, trimap)
         for path, pixels in zip(copies, (image, mask + 1), strict=True):
