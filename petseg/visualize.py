@@ -27,7 +27,7 @@ def to_mask(
         if mask.shape[-1] > 1 and np.isnan(mask).any():
             raise ValueError(f"scores are numbers; found NaN in {np.isnan(mask).any(axis=-1).sum()} pixels")
         mask = mask[..., 0] if mask.shape[-1] == 1 else mask.argmax(axis=-1)
-    if not ((mask >= 0) & (mask <= 65535)).all() or (mask != mask.astype(int)).any():
+    if not 0 <= mask.min() <= mask.max() <= 65535 or (mask != mask.astype(int)).any():
         found = f"{mask.min()} to {mask.max()}, {mask.dtype}"
         raise ValueError(f"a mask holds class numbers 0, 1, 2 ... 65535; found {found}")
     return mask.astype(int)
@@ -41,7 +41,7 @@ def _numbers(array):
             return array
         return array.astype("float32")  # such as bfloat16
     except (TypeError, ValueError) as e:
-        raise ValueError(f"a mask or an image is an array of numbers; {e}") from e
+        raise ValueError(f"masks, images and scores are arrays of numbers; {e}") from e
 
 # %% ../nbs/03_visualize.ipynb #c011
 def class_colors(
@@ -93,7 +93,7 @@ def _to_image(image):
     image = _numbers(image)
     if image.ndim != 3 or image.shape[-1] != 3 or not image.size:
         raise ValueError(f"an image is (H, W, 3), RGB; found {image.shape}")
-    if image.dtype != "uint8" and not (np.abs(image - 127.5) < 128).all():
+    if image.dtype != "uint8" and not -0.5 < image.min() <= image.max() < 255.5:
         raise ValueError(f"an image holds 0 to 255; found {image.min():.4g} to {image.max():.4g}")
     return image
 
@@ -214,6 +214,9 @@ def show_worst(
     """The samples with the lowest scores: photo, truth, prediction, error map. ValueError if the lengths differ."""
     _check_whole("n", n)
     names = _names(names, images=images, truths=truths, predictions=predictions, scores=scores)
+    scores = _numbers(scores)
+    if scores.ndim != 1:
+        raise ValueError(f"scores are one number for each sample; found {scores.shape}")
     lowest = np.argsort(scores, kind="stable")[:n]
     rows = {
         "photo": [_to_image(images[i]).astype("uint8") for i in lowest],
@@ -292,7 +295,7 @@ def browse(
 
 def _check_samples(samples):
     """ValueError unless these are one sample or more."""
-    if not len(samples) or not all(isinstance(s, Sample) for s in samples):
+    if not isinstance(samples, list | tuple) or not samples or not all(isinstance(s, Sample) for s in samples):
         raise ValueError(f"samples are a list as `find_samples` gives it, not empty; found {samples!r:.80}")
 
 
