@@ -413,9 +413,13 @@ def _open_own(path, folder):
     raise refusal
 
 
+_EXAMPLE = 2**31 - 1  # a time of last change that marks a file
+
+
 def _tidy(folder, keep, most):
-    """Delete what is older than `keep` seconds, then the oldest, until `most` bytes are left."""
+    """Delete what is older than `keep` seconds, then the oldest, until `most` bytes are left; not the examples."""
     files = [(file, file.stat()) for file in folder.rglob("*") if file.is_file()]
+    files = [(file, about) for file, about in files if about.st_mtime != _EXAMPLE]
     left = sum(about.st_size for _, about in files)
     for file, about in sorted(files, key=lambda f: f[1].st_mtime):
         if about.st_mtime < time.time() - keep or left > most:
@@ -716,7 +720,7 @@ def make_app(
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, routes=routes, lifespan=cleaning)
     page = _page(gr, desk, limits)
     for example in {path for part in page.blocks.values() for path in getattr(part, "keep_in_cache", ())}:
-        os.utime(example, (2**31 - 1,) * 2)  # never old
+        os.utime(example, (_EXAMPLE, _EXAMPLE))
     look = {"theme": _theme(gr), "css": _CSS, "footer_links": [], "app_kwargs": {"openapi_url": None}}
     off = dict.fromkeys(("run_history", "show_error", "ssr_mode", "enable_monitoring", "mcp_server", "pwa"), False)
     app = gr.mount_gradio_app(app, page, "/", max_file_size=limits.max_bytes, **look, **off)
