@@ -235,7 +235,7 @@ class _Door:
 
     def admit(self, headers, path):
         """Refusal 403 for a foreign name, 404 for what nobody needs, 503 at the end."""
-        called = [headers.get("host", "localhost"), *headers.getlist("x-gradio-server")]
+        called = (headers.getlist("host") or ["localhost"]) + headers.getlist("x-gradio-server")
         called += [name for names in headers.getlist("x-forwarded-host") for name in names.split(",")]
         called = [_name(name) for name in called]
         if not all(self.knows(name) for name in called):
@@ -248,8 +248,10 @@ class _Door:
             raise Refusal(503, "this server is about to end", **{"Retry-After": "30"})
 
     def knows(self, name):
-        """Whether this is its name; whoever listens on all addresses knows all, which are not names."""
-        return name in self.hosts or bool(self.hosts & _ALL) and (":" in name or not set(name) - set("0123456789."))
+        """Whether this is its name; who listens on all addresses answers to each, as none is a stranger's name."""
+        with suppress(ValueError):
+            return name in self.hosts or bool(self.hosts & _ALL and ipaddress.ip_address(name))
+        return False
 
     async def arrive(self, headers, path, receive):
         """`receive` for a body that is here, all of it. Refusal 408, 413, 503; ClientDisconnect."""
@@ -257,7 +259,7 @@ class _Door:
 
         what, most = "request", 100_000
         if path in ("/cut", "/gradio_api/upload"):
-            what, most = "photo", self.limits.max_bytes + 10_000  # of a form around it
+            what, most = "photo", self.limits.max_bytes + _FORM
         large = _too_large(what, min(most, self.limits.max_bytes))
         if int(headers.get("content-length", 0)) > most:
             raise large
@@ -273,7 +275,7 @@ class _Door:
                     more = message.get("more_body", False)
                     if len(body) > most:
                         raise large
-                    if sum(map(len, self.arriving.values())) > self.limits.places * self.limits.max_bytes:
+                    if sum(map(len, self.arriving.values())) > self.limits.places * (self.limits.max_bytes + _FORM):
                         oldest = next(iter(self.arriving))
                         del self.arriving[oldest]
                         oldest.reschedule(0)
@@ -289,6 +291,9 @@ class _Door:
             return next(parts, None) or await receive()
 
         return again
+
+
+_FORM = 10_000  # bytes that a form may put around a photo
 
 
 def _too_large(what, most):
@@ -817,16 +822,17 @@ def _server(app, limits):
             self.watch()
 
     class House(Server):
-        idle = 0
+        idle, told = 0, None
 
         def handle_exit(self, sig, frame):
             if door.closing:
                 super().handle_exit(sig, frame)  # told twice
             else:
-                door.closing, self.end = True, time.monotonic() + _LAST
-                last = threading.Timer(_LAST + 2, _leave)
-                last.daemon = True
-                last.start()
+                door.closing, self.told, self.end = True, sig, time.monotonic() + _LAST
+                if sig == signal.SIGTERM:
+                    last = threading.Timer(_LAST + 2, _leave)
+                    last.daemon = True
+                    last.start()
 
         async def on_tick(self, counter):
             if door.closing:
@@ -860,4 +866,7 @@ def serve(
         limits = limits or Limits()
         app = make_app(segmenter, limits, allow_hosts=(host or "0.0.0.0", *allow_hosts))
         print(f"http://{f'[{host}]' if ':' in host else host}:{door.getsockname()[1]} (Ctrl+C ends it)", flush=True)
-        _server(app, limits).run(sockets=[door])
+        server = _server(app, limits)
+        server.run(sockets=[door])
+        if server.told == signal.SIGTERM:
+            sys.exit(0)
