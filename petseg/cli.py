@@ -222,7 +222,7 @@ def _serve(args):
     _load_tensorflow()
     from petseg.app import serve
 
-    serve(args.host, args.port)
+    serve(args.host, args.port, allow_hosts=args.allow_host)
 
 # %% ../nbs/10_cli.ipynb #c007
 def _draw(args):
@@ -509,6 +509,8 @@ def _cut_command(commands):
         "--host", default="127.0.0.1", help="address to listen on; 0.0.0.0: all (default: this machine only)"
     )
     serve.add_argument("--port", type=_number, default=7860, help="0: any that is free (default: 7860)")
+    more = "another name by which it may be called, as that of a proxy; once for each"
+    serve.add_argument("--allow-host", action="append", default=[], metavar="NAME", help=more)
 
 
 def _background(text):
