@@ -222,7 +222,8 @@ def _write(files):
         except OSError as e:
             for half in new.values():
                 half.unlink(missing_ok=True)
-            raise type(e)(f"{path} could not be written ({e.strerror}): make room; what was there is kept") from None
+            hint = "make room or choose another place; what was there is kept"
+            raise type(e)(f"{path} could not be written ({e.strerror}); {hint}") from None
     for path in files:
         os.replace(new[path], path)
 
@@ -230,9 +231,11 @@ def _write(files):
 def write_json(
     path: str | Path,  # file to write, whole or not at all
     data,  # what `json` can write
+    *,
+    beside: dict | None = None,  # {path: bytes}, other files to write, before it: all or none
 ):
     """Write indented JSON."""
-    _write({Path(path): json.dumps(data, indent=1) + "\n"})
+    _write({**(beside or {}), Path(path): json.dumps(data, indent=1) + "\n"})
 
 
 def read_history(
@@ -631,8 +634,8 @@ def load_run(
     model = build_model(replace(recipe, img_size=img_size or recipe.img_size), pretrained=False)
     try:
         model.load_weights(run_dir / "best.weights.h5")
-    except (OSError, ValueError, LookupError, RuntimeError, TypeError, MemoryError) as e:
-        found = f"{run_dir / 'best.weights.h5'} is damaged, or of another net ({_sentence(str(e))})"
+    except (OSError, ValueError, LookupError, RuntimeError, TypeError, MemoryError):
+        found = f"{run_dir / 'best.weights.h5'} is damaged, or holds the weights of another net"
         raise ValueError(f"{found}; put a copy back, or train again in another folder") from None
     return model
 
