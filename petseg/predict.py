@@ -51,18 +51,17 @@ def pack_run(
     *,
     bits: int = 8,  # for a weight of two axes or more: 8, 16 or 32
 ) -> dict:  # the card
-    """Pack a run's weights and write their card. ValueError for other bits; FileNotFoundError: no run with weights."""
+    """Pack a run's weights and write their card. ValueError: other bits; OSError: no run with weights, a full disk."""
     if bits not in (8, 16, 32):
         raise ValueError(f"bits must be 8, 16 or 32; found {bits!r}")
     run_dir, dest = Path(run_dir), Path(dest)
     model = load_run(run_dir)
-    path, new = dest.with_name(f"{dest.name}.npz"), dest.with_name(f"{dest.name}.new.npz")
     dest.parent.mkdir(parents=True, exist_ok=True)
-    packed = [_pack(weight, bits) for weight in model.get_weights()]
-    np.savez_compressed(new, **{f"{i}.{j}": part for i, parts in enumerate(packed) for j, part in enumerate(parts)})
-    os.replace(new, path)
-    card = _card(run_dir, model) | {"bits": bits, "bytes": path.stat().st_size, "sha256": _sha256(path)}
-    write_json(dest.with_name(f"{dest.name}.json"), card)
+    packed, file = [_pack(weight, bits) for weight in model.get_weights()], io.BytesIO()
+    np.savez_compressed(file, **{f"{i}.{j}": part for i, parts in enumerate(packed) for j, part in enumerate(parts)})
+    data = file.getvalue()
+    card = _card(run_dir, model) | {"bits": bits, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    write_json(dest.with_name(f"{dest.name}.json"), card, beside={dest.with_name(f"{dest.name}.npz"): data})
     return card
 
 # %% ../nbs/05_predict.ipynb #c012
