@@ -356,7 +356,9 @@ def _alone(cache, archives):
             found = path.lstat()
             if stat.S_ISDIR(found.st_mode) if path == cache else stat.S_ISREG(found.st_mode) and found.st_nlink == 1:
                 continue
-            raise FileExistsError(f"{path} is a link or of another kind, so it was left alone: remove it and call again.")
+            raise FileExistsError(
+                f"{path} is a link or of another kind, so it was left alone: remove it and call again."
+            )
     folder = _lock(cache)
     try:
         yield
