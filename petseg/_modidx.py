@@ -307,6 +307,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/petseg', 'doc_host': '', '
                                 'petseg.predict.Segmenter.small': ('predict.html#segmenter.small', 'petseg/predict.py'),
                                 'petseg.predict.TooManyPixelsError': ('predict.html#toomanypixelserror', 'petseg/predict.py'),
                                 'petseg.predict._card': ('predict.html#_card', 'petseg/predict.py'),
+                                'petseg.predict._check_parts': ('predict.html#_check_parts', 'petseg/predict.py'),
                                 'petseg.predict._check_photo': ('predict.html#_check_photo', 'petseg/predict.py'),
                                 'petseg.predict._compiled': ('predict.html#_compiled', 'petseg/predict.py'),
                                 'petseg.predict._from_array': ('predict.html#_from_array', 'petseg/predict.py'),
