@@ -9,7 +9,10 @@ __all__ = ['PRETRAINED', 'MAX_PIXELS', 'pack_run', 'model_card', 'load_pretraine
 # %% ../nbs/05_predict.ipynb #c003
 import hashlib
 import io
+import math
 import os
+import zipfile
+import zlib
 from contextlib import suppress
 from dataclasses import asdict, replace
 from functools import cache
@@ -91,18 +94,31 @@ def _card(run_dir, model):
 
 # %% ../nbs/05_predict.ipynb #c014
 PRETRAINED = ("best", "small")  # the nets that come with the package
+_AGAIN = "Install petseg again, or pack the run again."
 
 
 def model_card(
     name: str | Path = "best",  # or `small`, or what `pack_run` wrote, without ending
 ) -> dict:
-    """What a packed net is made of. FileNotFoundError if there is no such net."""
+    """What a packed net is made of. FileNotFoundError if there is no such net, ValueError for a damaged card."""
     path = _packed(name, "json")
     if not path.is_file():
         raise FileNotFoundError(
             f"no net {str(name)!r}: take {' or '.join(PRETRAINED)}, or a path that `pack_run` wrote"
         )
-    return _read_json(path)
+    try:
+        card = _read_json(path)
+    except RecursionError as e:
+        raise ValueError(f"{path}: not JSON of a card (lists in lists without end)") from e
+    kinds = {"recipe": dict, "scores": dict, "history": dict, "sha256": str, "bytes": int, "parameters": int}
+    wrong = [key for key, kind in kinds.items() if not isinstance(card, dict) or type(card.get(key)) is not kind]
+    if wrong:
+        raise ValueError(f"{path} is no card of a net: {', '.join(wrong)} missing or of the wrong kind. {_AGAIN}")
+    try:
+        Recipe(**card["recipe"])
+    except (TypeError, ValueError, OverflowError) as e:
+        raise ValueError(f"{path} is no card of a net: its recipe: {e}. {_AGAIN}") from e
+    return card
 
 
 def _packed(name, ending):
@@ -118,14 +134,41 @@ def load_pretrained(
 ) -> keras.Model:  # raw RGB, 0..255, (batch, height, width, 3) -> scores, 0..1, (batch, height, width, 3)
     """A ready net, without any download. FileNotFoundError: no such net; ValueError: a damaged file, a wrong size."""
     card, path = model_card(name), _packed(name, "npz")
-    if not path.is_file() or _sha256(path) != card["sha256"]:
+    if not path.is_file() or path.stat().st_size != card["bytes"] or _sha256(path) != card["sha256"]:
         raise ValueError(f"{path} is not the file that its card describes; install petseg again, or pack the run again")
-    recipe = Recipe(**card["recipe"])
-    model = build_model(replace(recipe, img_size=img_size or recipe.img_size), pretrained=False)
-    with np.load(path) as file:
-        parts = [[file[key] for key in (f"{i}.0", f"{i}.1") if key in file] for i in range(len(model.weights))]
+    try:
+        recipe = Recipe(**card["recipe"])
+        size = recipe.img_size if img_size is None else img_size
+        model = build_model(replace(recipe, img_size=size), pretrained=False)
+    except (TypeError, ValueError, AttributeError, OverflowError) as e:
+        raise ValueError(f"the net of {_packed(name, 'json')}: {e}") from e
+    try:
+        _check_parts(path, [tuple(w.shape) for w in model.weights])
+        with np.load(path, allow_pickle=False) as file:
+            parts = [[file[key] for key in (f"{i}.0", f"{i}.1") if key in file] for i in range(len(model.weights))]
+    except (OSError, ValueError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error) as e:
+        raise ValueError(f"{path} does not hold the weights that its card describes: {e}. {_AGAIN}") from e
     model.set_weights([_unpack(stored) for stored in parts])
     return model
+
+
+def _check_parts(path, shapes):
+    """ValueError unless an NPZ file holds weights of these shapes, and nothing else; only its headers are read."""
+    wanted = {f"{i}.0.npy": shape for i, shape in enumerate(shapes)}
+    with zipfile.ZipFile(path) as file:
+        names = file.namelist()
+        if len(names) != len(set(names)) or not wanted.keys() <= set(names):
+            raise ValueError(f"{len(names)} parts, expected {len(wanted)} or a step beside each, and none twice")
+        for info in file.infolist():
+            whole = wanted.get(info.filename.replace(".1.npy", ".0.npy"))
+            with file.open(info) as part:
+                version = np.lib.format.read_magic(part)
+                shape, _, kind = np.lib.format.read_array_header_1_0(part) if version == (1, 0) else ((), 0, None)
+                rest = info.file_size - part.tell()
+            step = info.filename.endswith(".1.npy")
+            fits = shape == whole or step and whole and all(n in (1, m) for n, m in zip(shape, whole, strict=True))
+            if kind not in ("int8", "float16", "float32") or not fits or rest != kind.itemsize * math.prod(shape):
+                raise ValueError(f"a part {info.filename[:40]!r} of shape {shape} and kind {kind}, expected {whole}")
 
 # %% ../nbs/05_predict.ipynb #new24
 def _to_rgb(img):
