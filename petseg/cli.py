@@ -46,6 +46,12 @@ def _load_tensorflow():
 # %% ../nbs/10_cli.ipynb #kind7
 def _find_places():
     """Name a temporary folder to Keras, Matplotlib and numba, where those that they would take cannot be written."""
+    try:
+        tempfile.gettempdir()
+    except OSError as e:
+        raise OSError(
+            "TensorFlow needs a folder for temporary files, and none can be written; set TMPDIR to one"
+        ) from e
     home = os.path.expanduser
     config, kept = (os.environ.get(f"XDG_{n}_HOME") or home(f"~/.{n.lower()}") for n in ("CONFIG", "CACHE"))
     beside = os.path.join(os.path.dirname(find_spec("pymatting").origin), "util", "__pycache__")
