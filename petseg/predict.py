@@ -11,6 +11,7 @@ import hashlib
 import io
 import math
 import os
+import struct
 import zipfile
 import zlib
 from contextlib import suppress
@@ -21,7 +22,7 @@ from pathlib import Path
 
 import keras
 import numpy as np
-from PIL import Image, ImageCms, ImageOps
+from PIL import Image, ImageCms
 
 from .train import _WITH_ENCODER, Recipe, _read_json, build_model, get_recipe, load_run, read_history, write_json
 
@@ -171,17 +172,29 @@ def _check_parts(path, shapes):
                 raise ValueError(f"a part {info.filename[:40]!r} of shape {shape} and kind {kind}, expected {whole}")
 
 # %% ../nbs/05_predict.ipynb #new24
+_TURNS = dict(enumerate(("FLIP_LEFT_RIGHT", "ROTATE_180", "FLIP_TOP_BOTTOM", "TRANSPOSE", "ROTATE_270"), 2))
+_TURNS |= {7: "TRANSVERSE", 8: "ROTATE_90"}  # by EXIF's number
+
+
+def _upright(img):
+    """A picture turned as its note says, if there is one that can be read."""
+    img.load()
+    with suppress(Exception):
+        return img.transpose(Image.Transpose[_TURNS[img.getexif()[0x0112]]])
+    return img
+
+
 def _to_rgb(img):
     """A picture of any mode as upright RGB: 16 bits become 8, a colour profile sRGB, transparency white."""
-    profile, img = img.info.get("icc_profile"), ImageOps.exif_transpose(img)
+    profile, img = img.info.get("icc_profile"), _upright(img)
     if img.mode.startswith("I;16"):
         img = Image.fromarray((np.asarray(img) >> 8).astype("uint8"))
     if img.mode in ("I", "F"):
-        raise ValueError(f"its pixels are of Pillow's kind {img.mode}; save it with 8 or 16 bits a channel")
+        raise PhotoError("32 bits a channel; save it with 8 or 16")
     if img.has_transparency_data:
         img = Image.alpha_composite(Image.new("RGBA", img.size, "white"), img.convert("RGBA")).convert("RGB")
     if profile and img.mode in ("RGB", "L", "CMYK"):
-        with suppress(ImageCms.PyCMSError, OSError):  # a damaged profile, or one of another mode: taken for sRGB
+        with suppress(Exception):  # a damaged profile, or one of another mode: taken for sRGB
             srgb = ImageCms.createProfile("sRGB")
             img = ImageCms.profileToProfile(img, io.BytesIO(profile), srgb, outputMode="RGB")
     return img.convert("RGB")
@@ -200,41 +213,117 @@ class TooManyPixelsError(PhotoError):
 
 
 def _check_photo(width, height, max_pixels):
-    """ValueError for a size that no photo of a pet has."""
+    """PhotoError for a size that no photo of a pet has."""
     if width * height > max_pixels:
         raise TooManyPixelsError(
             f"{width} x {height} pixels, more than {max_pixels:,}; raise the limit if you trust the file"
         )
     if min(width, height) < 16 or max(width, height) > 10 * min(width, height):
-        raise ValueError(f"{width} x {height} pixels; a photo has 16 or more a side, and no side ten times the other")
+        raise PhotoError(f"{width} x {height} pixels; a photo has 16 or more a side, and no side ten times the other")
 
 
 def _open(source, max_pixels):
     """An RGB picture from an open file or a Pillow picture."""
-    if not isinstance(source, Image.Image):
-        if not source.read(1):
-            raise ValueError("an empty file")
-        source.seek(0)
-        with suppress(ImportError):  # without it, Pillow does not know HEIC
-            import pi_heif
+    if isinstance(source, Image.Image):
+        return _decode(source, max_pixels)
+    if not source.read(1):
+        raise PhotoError("an empty file")
+    source.seek(0)
+    with suppress(ImportError):  # without it, Pillow does not know HEIC
+        import pi_heif
 
-            pi_heif.register_heif_opener()
-        Image.init()
-        source = Image.open(source, formats=[kind for kind in _FORMATS if kind in Image.OPEN])
-    _check_photo(*source.size, max_pixels)
-    if getattr(source, "is_animated", False) and source.format not in ("MPO", "HEIF"):
-        raise ValueError("an animation, or several pages; save one picture of it")
-    return _to_rgb(source)
+        pi_heif.register_heif_opener()
+    Image.init()
+    kinds = [kind for kind in _FORMATS if kind in Image.OPEN]
+    try:
+        return _decode(Image.open(source, formats=kinds), max_pixels)
+    except (PhotoError, Image.DecompressionBombError, MemoryError):
+        raise
+    except Exception:
+        source.seek(0)
+        for data in _without_notes(source.read()):
+            try:
+                return _decode(Image.open(io.BytesIO(data), formats=kinds), max_pixels)
+            except PhotoError:
+                raise
+            except Exception:  # noqa: BLE001, S112, what was said of the whole file counts
+                continue
+        raise
+
+
+def _decode(img, max_pixels):
+    """An RGB picture from one that Pillow has opened."""
+    _check_photo(*img.size, max_pixels)
+    if getattr(img, "is_animated", False) and img.format not in ("MPO", "HEIF"):
+        raise PhotoError("an animation, or several pages; save one picture of it")
+    return _to_rgb(img)
+
+# %% ../nbs/05_predict.ipynb #kind8
+_PNG = {b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"}  # pieces that make pixels
+_ASIDE = {b"eXIf", b"acTL", b"fcTL", b"fdAT"}  # which side is up, and whether it is an animation
+_TIFF = {*range(254, 267), 273, 274, *range(277, 280), 284, 292, 293, 317, *range(320, 326), *range(332, 348)}
+_TIFF |= {*range(512, 522), *range(529, 533)}  # the tags that do
+
+
+def _without_notes(data):
+    """A file's bytes without most notes, then without any; nothing for kinds whose notes do no harm."""
+    try:
+        if data.startswith(b"\xff\xd8"):
+            yield from (_bare_jpeg(data, aside) for aside in (True, False))
+        elif data.startswith(b"\x89PNG"):
+            yield from (_bare_png(data, aside) for aside in (True, False))
+        elif data[:4] in (b"II*\0", b"MM\0*"):
+            yield _bare_tiff(data, "<" if data[0] == 73 else ">")
+        elif data[4:8] == b"ftyp":  # AVIF: EXIF under a name that nobody looks for
+            yield data.replace(b"Exif", b"note", 1)
+    except (struct.error, IndexError):
+        return
+
+
+def _bare_png(data, aside):
+    """A PNG's bytes: the pieces that pixels need, and perhaps those of `_ASIDE`."""
+    parts, at = [data[:8]], 8
+    while at < len(data):
+        (length,) = struct.unpack_from(">I", data, at)
+        end, kind = at + length + 12, data[at + 4 : at + 8]
+        if kind in _PNG or (aside and kind in _ASIDE):
+            parts.append(data[at:end])
+        at = end
+    return b"".join(parts)
+
+
+def _bare_jpeg(data, aside):
+    """A JPEG's bytes without comments and what programs put in, save Adobe's note on colours and perhaps EXIF."""
+    parts, at = [data[:2]], 2
+    while data[at] == 0xFF and data[at + 1] not in (0xDA, 0xD9):
+        (length,) = struct.unpack_from(">H", data, at + 2)
+        end, kind = at + 2 + length, data[at + 1]
+        note = kind == 0xFE or (0xE0 <= kind <= 0xEF and (kind != 0xEE or length < 14))
+        if not note or (aside and data[at + 4 : at + 8] == b"Exif"):
+            parts.append(data[at:end])
+        at = end
+    return b"".join([*parts, data[at:]])
+
+
+def _bare_tiff(data, order):
+    """A TIFF's bytes, its first list of tags cut down to those that pixels need."""
+    (start,) = struct.unpack_from(f"{order}I", data, 4)
+    (count,) = struct.unpack_from(f"{order}H", data, start)
+    end = start + 2 + 12 * count
+    tags = [data[i : i + 12] for i in range(start + 2, end, 12)]
+    kept = [tag for tag in tags if struct.unpack_from(f"{order}H", tag)[0] in _TIFF]
+    new = struct.pack(f"{order}H", len(kept)) + b"".join(kept) + data[end : end + 4]
+    return data[:start] + new + data[start + len(new) :]
 
 # %% ../nbs/05_predict.ipynb #new28
 def _from_array(a, max_pixels):
     """An RGB picture from (H, W), (H, W, 1), (H, W, 3) or (H, W, 4) of whole numbers 0..255."""
     a = a[..., 0] if a.ndim == 3 and a.shape[2] == 1 else a
     if a.ndim not in (2, 3) or (a.ndim == 3 and a.shape[2] not in (3, 4)) or a.dtype.kind not in "uif":
-        raise ValueError(f"an array of shape {a.shape}, {a.dtype}; a photo is (H, W), (H, W, 3) or (H, W, 4)")
+        raise PhotoError(f"an array of shape {a.shape}, {a.dtype}; a photo is (H, W), (H, W, 3) or (H, W, 4)")
     _check_photo(a.shape[1], a.shape[0], max_pixels)
     if not (a.min() >= 0 and a.max() <= 255) or (a.dtype.kind == "f" and a.max() <= 1):
-        raise ValueError(f"an array of values {a.min():.4g} to {a.max():.4g}; a photo's are 0 to 255")
+        raise PhotoError(f"an array of values {a.min():.4g} to {a.max():.4g}; a photo's are 0 to 255")
     return _to_rgb(Image.fromarray(np.rint(a).astype("uint8")))
 
 
@@ -264,10 +353,20 @@ def load_photo(
 
 
 def _reason(error):
-    """What is wrong, in one sentence and without the names of Python objects."""
+    """What is wrong, in one sentence of our own: what Pillow says is for programmers."""
+    if isinstance(error, PhotoError):
+        return str(error)
     if isinstance(error, Image.UnidentifiedImageError):
         return "not a picture of a kind that can be read (JPEG, PNG, WebP, HEIC, AVIF, TIFF, BMP, GIF)"
-    return " ".join(str(error).split()) or type(error).__name__
+    if isinstance(error, Image.DecompressionBombError):
+        return (
+            f"more than {2 * Image.MAX_IMAGE_PIXELS:,} pixels; raise PIL.Image.MAX_IMAGE_PIXELS if you trust the file"
+        )
+    if isinstance(error, MemoryError):
+        return "too large for the memory of this machine"
+    if isinstance(error, OSError) and error.errno:
+        return f"cannot be read: {error.strerror}"
+    return "damaged, or cut short: its pixels cannot be read"
 
 # %% ../nbs/05_predict.ipynb #new36
 def resize_scores(
@@ -308,18 +407,16 @@ class Segmenter:
         runtime=None,  # what runs instead of a net: photos (B, h, w, 3), 0..255 -> probabilities (B, h, w, C)
         max_pixels: int = MAX_PIXELS,  # of a photo
     ):
-        """ValueError for sizes that no net can see; FileNotFoundError, ValueError: no such net, or a damaged one."""
+        """ValueError for sizes that no net can see, or another number of classes; else as `load_net`."""
         if not sizes or any(not isinstance(s, int) or s < 96 or s % 32 for s in sizes):
             raise ValueError(f"sizes are multiples of 32, 96 or more; found {sizes!r}")
         self.sizes, self.flip, self.max_pixels = tuple(sizes), flip, max_pixels
-        if isinstance(weights, keras.Model) and weights.input_shape[1:3] != (None, None):
-            raise ValueError(f"{weights.name} takes one size only; load or build it with img_size=(None, None)")
-        self.run = runtime or _compiled(weights if isinstance(weights, keras.Model) else load_net(weights or "best"))
+        self.run = runtime or _compiled(_checked("best" if weights is None else weights))
 
     def __call__(
         self,
         photo,  # what `load_photo` takes, or a list of such
-    ):  # (H, W, C) float32, 0..1, at the photo's size: of pet, background, border; of a list, a list
+    ):  # (H, W, C) float32, 0..1, at the photo's size: of pet, background and, if the net knows it, border; of a list, a list
         """Probabilities of each pixel's class. Errors as of `load_photo`."""
         if not isinstance(photo, (list, tuple)):
             return self([photo])[0]
@@ -350,6 +447,18 @@ def _scores(run, batch, flip):
     """Probabilities of a batch, with `flip` the mean of both views."""
     said = np.asarray(run(batch))
     return (said + np.asarray(run(batch[:, :, ::-1]))[:, :, ::-1]) / 2 if flip else said
+
+
+def _checked(weights):
+    """A net, loaded if it is a name. ValueError if it takes one size only, or does not tell pet from background."""
+    net = weights if isinstance(weights, keras.Model) else load_net(weights)
+    name = net.name if net is weights else weights
+    if net.input_shape[1:3] != (None, None):
+        raise ValueError(f"{name} takes one size only; load or build it with img_size=(None, None)")
+    if net.output_shape[-1] not in (2, 3):
+        what = "a net that cuts has two, pet and background, or three, with border"
+        raise ValueError(f"{name} has {net.output_shape[-1]} class{'es' * (net.output_shape[-1] != 1)}; {what}")
+    return net
 
 
 def _compiled(net):
