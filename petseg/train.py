@@ -23,7 +23,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from .data import _augmented, get_dataset
+from .data import _augmented, get_dataset, plain_errors
 from .losses import get_loss
 from .model import get_model, unet
 from .zoo import attention_unet, deeplab, freeze, lite_unet, mobile_unet
@@ -602,22 +602,20 @@ def _in_a_sentence(recipe):
     import tensorflow as tf
 
     try:
-        yield
+        with plain_errors():
+            yield
     except tf.errors.ResourceExhaustedError:
         what = f"batch_size (now {recipe.batch_size}) or img_size (now {recipe.img_size})"
         raise ValueError(f"out of memory; lower {what}") from None
     except (tf.errors.OpError, ValueError) as e:
-        raise ValueError(_sentence(str(e))) from None
+        most = 300 if isinstance(e, tf.errors.OpError) else None
+        raise ValueError(_sentence(str(e))[:most]) from None
 
 
 def _sentence(text):
-    """What matters in an error's text: between our own marks, after a Python error's name, or its first line."""
-    ours = re.search(r"petseg: (.+?) :petseg", text, re.DOTALL)
-    if ours:
-        return " ".join(ours[1].split())
+    """What matters in an error's text: its first line that is no heading."""
     lines = [s for s in text.splitlines() if re.match(r"(?!Graph execution error|Detected at)\S", s)]
-    inner = re.search(r"^\w+Error: (.+)", text, re.MULTILINE)
-    return (inner[1] if inner else lines[0] if lines else text)[:300]
+    return (lines or [text])[0]
 
 # %% ../nbs/02_train.ipynb #c038
 def load_run(
