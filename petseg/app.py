@@ -51,7 +51,7 @@ class Limits:
     keep: int = 600  # seconds until what a visitor of the page left is deleted
     uploads: int = 100  # photos that one address may leave in this time
     stored: int = 1_000_000_000  # bytes of all that visitors left; then the oldest is deleted
-    connections: int = 500  # open at once; then the oldest is closed
+    connections: int = 500  # open at once; then the oldest is closed, one without a request if there is one
     pause: float = 10  # seconds for the head of a request to arrive
 
 
@@ -799,7 +799,7 @@ def _server(app, limits):
             self.born = self.loop.time()
             self.watch()
             if len(self.connections) > limits.connections:
-                min(self.connections, key=lambda c: c.born).transport.abort()
+                min(self.connections, key=lambda c: (c.clock is None, c.born)).transport.abort()
 
         def connection_lost(self, exc):
             self.stop()
