@@ -428,7 +428,7 @@ def _tidy(folder, keep, most):
     left = sum(about.st_size for _, about in files)
     for file, about in sorted(files, key=lambda f: f[1].st_mtime):
         if about.st_mtime < time.time() - keep or left > most:
-            file.unlink()
+            file.unlink(missing_ok=True)
             left -= about.st_size
             with suppress(OSError):  # not empty
                 file.parent.rmdir()
@@ -468,7 +468,8 @@ class _Desk:
         """Delete what is old, again and again."""
         while True:
             await asyncio.sleep(max(1, min(60, self.limits.keep // 10)))
-            await asyncio.to_thread(self.tidy)
+            with suppress(OSError):  # of a file, or for now
+                await asyncio.to_thread(self.tidy)
 
     def count(self, client):
         """Take note of a photo from this address. Refusal 429 if it left too many."""
