@@ -51,7 +51,7 @@ class Limits:
     keep: int = 600  # seconds until what a visitor of the page left is deleted
     uploads: int = 100  # photos that one address may leave in this time
     stored: int = 1_000_000_000  # bytes of all that visitors left; then the oldest is deleted
-    connections: int = 500  # open at once; then the oldest is closed
+    connections: int = 500  # open at once; then the oldest is closed, one without a request if there is one
     pause: float = 10  # seconds for the head of a request to arrive
 
 
@@ -428,7 +428,7 @@ def _tidy(folder, keep, most):
     left = sum(about.st_size for _, about in files)
     for file, about in sorted(files, key=lambda f: f[1].st_mtime):
         if about.st_mtime < time.time() - keep or left > most:
-            file.unlink()
+            file.unlink(missing_ok=True)
             left -= about.st_size
             with suppress(OSError):  # not empty
                 file.parent.rmdir()
@@ -468,7 +468,8 @@ class _Desk:
         """Delete what is old, again and again."""
         while True:
             await asyncio.sleep(max(1, min(60, self.limits.keep // 10)))
-            await asyncio.to_thread(self.tidy)
+            with suppress(OSError):  # of a file, or for now
+                await asyncio.to_thread(self.tidy)
 
     def count(self, client):
         """Take note of a photo from this address. Refusal 429 if it left too many."""
@@ -799,7 +800,7 @@ def _server(app, limits):
             self.born = self.loop.time()
             self.watch()
             if len(self.connections) > limits.connections:
-                min(self.connections, key=lambda c: c.born).transport.abort()
+                min(self.connections, key=lambda c: (c.clock is None, c.born)).transport.abort()
 
         def connection_lost(self, exc):
             self.stop()
