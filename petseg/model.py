@@ -24,7 +24,7 @@ def _whole(n):
 def _check_counts(**numbers):
     """Raise ValueError unless these are whole numbers, from 1 to as many as fit a computer; of classes from 2."""
     for name, n in numbers.items():
-        least, most = 2 if name == "num_classes" else 1, {"num_classes": 256, "depth": 10}.get(name, 8192)
+        least, most = 2 if name == "num_classes" else 1, {"num_classes": 256, "depth": 10}.get(name, 4096)
         if not _whole(n) or n < least:
             raise ValueError(f"{name} must be a whole number, {least} or more; found {n!r}")
         if n > most:
