@@ -269,13 +269,8 @@ def best_epoch(
 
 # %% ../nbs/02_train.ipynb #state1
 def _new_state(recipe):
-    """What is known before the first epoch."""
-    notes = {
-        "history": {},
-        "recipe": _plain_json(recipe),
-        "since": 0,
-        "changes": {},
-    }  # since: where the optimiser began
+    """What is known before the first epoch; `since` says after which one the optimiser began."""
+    notes = {"history": {}, "recipe": _plain_json(recipe), "since": 0, "changes": {}}
     return notes | {"best": b"", "model": None, "optimizer": None}
 
 
@@ -478,19 +473,19 @@ def _metrics(recipe):
     return [keras.metrics.SparseCategoricalAccuracy(name="pixel_accuracy"), iou]
 
 
-def _fit(model, recipe, train, valid_samples, run_dir, state, verbose, tensorboard):
+def _fit(model, recipe, batches, valid_samples, run_dir, state, verbose, tensorboard):
     """Keras's `fit` from the state on, recorded. FloatingPointError at a loss that is no number."""
     valid = _feed(valid_samples, recipe, False) if _count(valid_samples) else None
     loss = get_loss(recipe.loss, recipe.num_classes)
     rest = replace(recipe, epochs=recipe.epochs - state["since"])
-    model.compile(_optimizer(rest, len(train), model), loss, metrics=_metrics(recipe))
+    model.compile(_optimizer(rest, len(batches), model), loss, metrics=_metrics(recipe))
     _restore(model, state, run_dir)
     callbacks = [_Record(run_dir, recipe, state)]
     callbacks += [keras.callbacks.SwapEMAWeights()] if recipe.ema else []
     callbacks += [keras.callbacks.TensorBoard(str(run_dir / "logs"))] if tensorboard else []
     how = {"epochs": recipe.epochs, "initial_epoch": len(state["history"].get("epoch", []))}
     with _in_a_sentence(recipe):
-        model.fit(train, validation_data=valid, **how, callbacks=callbacks, shuffle=False, verbose=verbose)
+        model.fit(batches, validation_data=valid, **how, callbacks=callbacks, shuffle=False, verbose=verbose)
 
 
 def _restore(model, state, run_dir):
@@ -519,10 +514,10 @@ def _resume(run_dir, recipe):
     done = len(state["history"].get("epoch", []))
     try:
         history = read_history(run_dir)
-    except ValueError as e:
+    except ValueError:
         if not done:
             raise
-        damaged.append(e)
+        damaged.append(run_dir / "history.csv")
         history = {}
     rows = len(history.get("epoch", []))
     if rows > done and _finished(history, recipe) and (run_dir / "best.weights.h5").exists():
@@ -533,7 +528,7 @@ def _resume(run_dir, recipe):
             why = "and a backup that only an earlier version of petseg can go on from"
         raise FileNotFoundError(f"{run_dir}: {rows} epochs, {why}; choose another folder, or delete this one")
     if damaged or rows > done:
-        found = f"{damaged[0]} is damaged" if damaged else f"{run_dir}: {rows} epochs"
+        found = f"{' and '.join(map(str, damaged))}: damaged" if damaged else f"{run_dir}: {rows} epochs"
         warnings.warn(f"{found}; going on after epoch {done}, from {path}", stacklevel=3)
     if done:
         _write_results(run_dir, state)
@@ -559,7 +554,7 @@ def train(
     run_dir = Path(run_dir)
     if not _count(train_samples) or None in recipe.img_size:
         raise ValueError(f"nothing to train on: {_count(train_samples)} samples of the size {recipe.img_size}")
-    train = _feed(train_samples, recipe, True)  # a wrong recipe is refused before it claims the folder
+    batches = _feed(train_samples, recipe, True)  # a wrong recipe is refused before it claims the folder
     keras.utils.set_random_seed(recipe.seed)
     model = build_model(_any_size(recipe))
     if tensorboard and not find_spec("tensorboard"):
@@ -568,7 +563,7 @@ def train(
     with _locked(run_dir):
         _claim(run_dir, recipe, train_samples, valid_samples)
         state = _resume(run_dir, recipe)
-        _fit_or_explain(model, recipe, train, valid_samples, run_dir, state, verbose, tensorboard)
+        _fit_or_explain(model, recipe, batches, valid_samples, run_dir, state, verbose, tensorboard)
         best, history = load_run(run_dir), read_history(run_dir)
         for path in _states(run_dir):  # the newest last
             path.unlink()
@@ -576,12 +571,12 @@ def train(
     return best, history
 
 
-def _fit_or_explain(model, recipe, train, valid_samples, run_dir, state, verbose, tensorboard):
+def _fit_or_explain(model, recipe, batches, valid_samples, run_dir, state, verbose, tensorboard):
     """Fit, unless that is done; of a loss that is no number, say what to do."""
     what = "loss"
     try:
         if not _finished(state["history"], recipe):
-            _fit(model, recipe, train, valid_samples, run_dir, state, verbose, tensorboard)
+            _fit(model, recipe, batches, valid_samples, run_dir, state, verbose, tensorboard)
         if not _count(valid_samples) or best_epoch(state["history"], recipe.monitor)[0]:
             return
         what = "validation loss"
