@@ -79,7 +79,7 @@ _HEADERS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 # %% ../nbs/09_app.ipynb #p007
 def _open(data, max_pixels):
     """A photo from the bytes of its file. Refusal: 413 for too many pixels, 415 for what is no photo."""
-    from petseg.predict import PhotoError, TooManyPixelsError, load_photo
+    from petseg.photos import PhotoError, TooManyPixelsError, load_photo
 
     try:
         return load_photo(data, max_pixels=max_pixels)

@@ -91,26 +91,15 @@ def _own_folder():
     return None
 
 # %% ../nbs/10_cli.ipynb #new7
-_KINDS = ("JPEG", "PNG", "WEBP", "AVIF", "HEIF", "TIFF", "BMP", "GIF", "JPEG2000", "PPM")  # all that `load_photo` opens
 _MARK = "petseg"  # what our PNG and TIFF files say that they were made with
-
-
-@cache
-def _endings():
-    """The endings of these kinds."""
-    from PIL import Image
-
-    with suppress(ImportError):  # without it, Pillow does not know HEIC
-        import pi_heif
-
-        pi_heif.register_heif_opener()
-    return {ending for ending, kind in Image.registered_extensions().items() if kind in _KINDS}
 
 
 def _split_name(path):
     """A file's name without its ending, if that is a photo's, and the ending."""
+    from petseg.photos import photo_endings
+
     stem, ending = os.path.splitext(os.path.basename(path))
-    return (stem, ending) if ending.lower() in _endings() else (stem + ending, "")
+    return (stem, ending) if ending.lower() in photo_endings() else (stem + ending, "")
 
 
 def _is_photo(path):
@@ -123,9 +112,10 @@ def _inside(path, size, changed):
     """What a photo's file says that it was made with, "" if it does not say; None for a file that is no photo."""
     from PIL import Image
 
-    _endings()  # HEIC too
+    from petseg.photos import known_kinds
+
     try:
-        with Image.open(path, formats=[kind for kind in _KINDS if kind in Image.OPEN]) as img:
+        with Image.open(path, formats=known_kinds()) as img:
             return img.tag_v2.get(0x0131, "") if img.format == "TIFF" else img.info.get("Software", "")
     except OSError:
         return None
@@ -393,7 +383,7 @@ def _cut(args):
             raise ValueError(f"no method {args.method!r}; there are net, {', '.join(METHODS)}")
     if args.background not in (None, "blur") and os.path.isfile(args.background):
         _load_tensorflow()
-        from petseg.predict import load_photo
+        from petseg.photos import load_photo
 
         args.backdrop = load_photo(args.background)
     if args.watch:

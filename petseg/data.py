@@ -30,6 +30,7 @@ from tqdm.auto import tqdm
 
 from .download import download_pets  # noqa: F401, part of this module's interface
 from .draw import draw_pets
+from .photos import orientation, read_picture, say_why, turned
 
 _all_ = ["download_pets", "draw_pets"]
 
@@ -136,39 +137,14 @@ def _quota(mixed, valid):
     return chosen
 
 # %% ../nbs/00_data.ipynb #c033
-_TURNS = dict(
-    enumerate(
-        ["FLIP_LEFT_RIGHT", "ROTATE_180", "FLIP_TOP_BOTTOM", "TRANSPOSE", "ROTATE_270", "TRANSVERSE", "ROTATE_90"], 2
-    )
-)
-
-
-def _turn(img):
-    """The EXIF orientation of a Pillow picture, 2 to 8, or 1: it is upright, or nothing legible says otherwise."""
-    with suppress(Exception):
-        mark = img.getexif().get(0x0112)
-        return mark if mark in _TURNS else 1
-    return 1
-
-
-def _upright(img, turn):
-    """A picture turned as an orientation says."""
-    return img.transpose(Image.Transpose[_TURNS[turn]]) if turn in _TURNS else img
-
-
 def _read(path, what):
     """A picture with its pixels. ValueError in plain words if there are none; OSError if the file cannot be opened."""
     with open(path, "rb") as file:
         try:
-            with Image.open(file) as img:
-                img.load()
-                return img
+            return read_picture(file)
         except Exception as e:  # Pillow raises OSError, SyntaxError, struct.error and others on damaged files
-            kinds = {Image.UnidentifiedImageError: "not a picture", Image.DecompressionBombError: "too many pixels"}
-            why = kinds.get(type(e), "damaged or cut short")
-            raise ValueError(
-                f"{path}: cannot be read as a {what} ({why}); run `petseg check`, or fetch it again"
-            ) from e
+            why = f"cannot be read as a {what}: {say_why(e)}; run `petseg check`, or fetch it again"
+            raise ValueError(f"{path}: {why}") from e
 
 
 def open_photo(
@@ -184,7 +160,7 @@ def open_photo(
 
 def _rgb(img, path):
     """The pixels of a Pillow picture, upright, (H, W, 3) uint8. ValueError naming its file if that cannot be."""
-    img = _upright(img, _turn(img))
+    img = turned(img, orientation(img))
     if img.mode.startswith("I;16"):
         img = Image.fromarray((np.asarray(img) >> 8).astype("uint8"))
     if img.mode in ("I", "F"):
@@ -197,7 +173,7 @@ def open_mask(
 ) -> np.ndarray:  # (H, W) uint8: 0 pet, 1 background, 2 border
     """Read a trimap as a mask. OSError, or ValueError naming the file if it is no trimap."""
     img = _read(path, "trimap")
-    trimap = np.array(_upright(img, _turn(img)))
+    trimap = np.array(turned(img, orientation(img)))
     if trimap.ndim != 2 or trimap.dtype.kind not in "ui" or not 1 <= trimap.min() <= trimap.max() <= 3:
         raise ValueError(f"{path}: a trimap is grey with values 1, 2, 3; found {_describe(trimap)}")
     return (trimap - 1).astype("uint8")
@@ -221,7 +197,7 @@ def _pair(img, path, mask):
     """A Pillow picture's pixels and its mask, both upright. ValueError naming the photo's file if they do not fit."""
     rgb = _rgb(img, path)
     if rgb.shape[:2] != mask.shape == img.size[::-1]:
-        mask = np.array(_upright(Image.fromarray(mask), _turn(img)))
+        mask = np.array(turned(Image.fromarray(mask), orientation(img)))
     if rgb.shape[:2] != mask.shape:
         raise ValueError(f"{path}: photo is {rgb.shape[:2]} (height, width) but its trimap {mask.shape}")
     return rgb, mask
@@ -264,7 +240,7 @@ def _photo_problems(sample, mask):
             yield Problem(sample.name, sample.photo, what, repairable=True)
         if mask is not None:
             _pair(img, sample.photo, mask)
-        if (turn := _turn(img)) != 1 and _upright(img, turn).size == img.size:
+        if (turn := orientation(img)) != 1 and turned(img, turn).size == img.size:
             what = f"its orientation mark ({turn}) turns it, and the trimap fits both ways; taken to be drawn upright: look"
             yield Problem(sample.name, sample.photo, what)
     except (OSError, ValueError) as e:
@@ -378,7 +354,13 @@ def _is_plain(photo, trimap):
     with suppress(Exception), Image.open(photo) as p, Image.open(trimap) as t:
         kinds = p.format in ("JPEG", "MPO", "PNG", "GIF") and (t.format, t.mode) == ("PNG", "L")
         still = p.format in ("JPEG", "MPO") or not getattr(p, "is_animated", False)
-        return kinds and still and _turn(p) == _turn(t) == 1 and p.size == t.size and "transparency" not in t.info
+        return (
+            kinds
+            and still
+            and orientation(p) == orientation(t) == 1
+            and p.size == t.size
+            and "transparency" not in t.info
+        )
     return False
 
 

@@ -15,7 +15,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageColor, ImageOps
 
-from .predict import Segmenter, load_photo, resize_scores
+from .photos import load_photo
+from .predict import Segmenter, resize_scores
 
 # %% ../nbs/05b_matting.ipynb #n005
 class NoPetError(ValueError):
