@@ -621,11 +621,12 @@ def _write_picture(path, samples, recipe, model):
     import matplotlib
 
     matplotlib.use("Agg")
-    from petseg.data import get_dataset
+    from petseg.data import get_dataset, plain_errors
     from petseg.visualize import show_samples
 
     batches = get_dataset(len(samples), recipe.img_size, [s.photo for s in samples], [s.trimap for s in samples])
-    images, masks = next(batches.as_numpy_iterator())
+    with plain_errors():
+        images, masks = next(batches.as_numpy_iterator())
     said = None if model is None else model.predict(images, verbose=0)
     new = path.with_name(path.name + ".new")
     show_samples(images, masks, said, names=[s.name for s in samples]).savefig(new, format="png", dpi=120)
@@ -818,9 +819,6 @@ def _open_streams():
 
 def _one_line(error):
     """What is wrong, in one line: our own words if a `raise` of ours said it, or the system's."""
-    inner = re.search(r"\w+Error: (.+)", str(error))  # of one raised inside `tf.data`, the part that says what is wrong
-    if inner and type(error).__module__.startswith("tensorflow"):
-        return " ".join(inner[1].split())[:500]
     place = error.__traceback__
     while place and place.tb_next:
         place = place.tb_next
