@@ -9,7 +9,6 @@ __all__ = ['Limits', 'Refusal', 'Line', 'make_app', 'serve']
 import asyncio
 import atexit
 import errno
-import fcntl
 import html
 import io
 import ipaddress
@@ -556,6 +555,8 @@ async def _show(desk, path, kind, choice, colour, picture):
 # %% ../nbs/09_app.ipynb #p038
 def _claim(folder):
     """Hold this folder until the process ends. BlockingIOError if its server lives, another OSError if it is not ours."""
+    import fcntl
+
     held = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     try:
         fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)

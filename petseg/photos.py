@@ -43,7 +43,8 @@ def known_kinds() -> list[str]:
 @cache
 def photo_endings() -> set[str]:  # such as `.jpg`
     """The endings of files of these kinds."""
-    return {ending for ending, kind in Image.registered_extensions().items() if kind in known_kinds()}
+    kinds = known_kinds()
+    return {ending for ending, kind in Image.registered_extensions().items() if kind in kinds}
 
 # %% ../nbs/workshop/photos.ipynb #w007
 _PNG = {b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"}  # pieces that make pixels
