@@ -30,7 +30,7 @@ from tqdm.auto import tqdm
 
 from .download import download_pets  # noqa: F401, part of this module's interface
 from .draw import draw_pets
-from .photos import orientation, read_picture, say_why, turned
+from .photos import orientation, photo_endings, read_picture, say_why, turned
 
 _all_ = ["download_pets", "draw_pets"]
 
@@ -54,13 +54,13 @@ class Sample:
         return "cat" if self.name[:1].isupper() else "dog"
 
 # %% ../nbs/00_data.ipynb #c017
-def _files(folder, endings):
-    """The folder's files as {name: path}; hidden files such as `._a.png` are not samples."""
+def _files(folder):
+    """The folder's pictures as {name: path}; hidden files such as `._a.png` are not samples."""
     if not folder.is_dir():
         raise FileNotFoundError(
             f"{folder} is not a folder; the data set's root should hold images/ and annotations/trimaps/"
         )
-    found = sorted(p for p in folder.iterdir() if p.suffix.lower() in endings and not p.name.startswith("."))
+    found = sorted(p for p in folder.iterdir() if p.suffix.lower() in photo_endings() and p.name[0] != ".")
     if twice := [stem for stem, count in Counter(p.stem for p in found).items() if count > 1]:
         raise ValueError(f"{folder}: more than one file named {', '.join(twice[:5])}; keep one of each")
     return {p.stem: p for p in found}
@@ -90,8 +90,7 @@ def find_samples(
 ) -> list[Sample]:  # sorted by name
     """Pair photos and trimaps by name. FileNotFoundError if files are missing, ValueError if a name occurs twice."""
     root = Path(root)
-    photos = _files(root / "images", {".jpg", ".jpeg"})
-    trimaps = _files(root / "annotations" / "trimaps", {".png"})
+    photos, trimaps = _files(root / "images"), _files(root / "annotations" / "trimaps")
     if lone := sorted(photos.keys() ^ trimaps.keys()):
         sides = [f"{name} ({'no trimap' if name in photos else 'no photo'})" for name in lone]
         warnings.warn(f"{root}: left out {len(lone)} without a partner: {', '.join(sides)}", stacklevel=2)
@@ -232,10 +231,10 @@ def _without(path, error):
 
 # %% ../nbs/00_data.ipynb #c042
 def _photo_problems(sample, mask):
-    """Yield each `Problem` of a sample's photo, which should be an upright JPEG of its trimap's size."""
+    """Yield each `Problem` of a sample's photo, upright, of its trimap's size, and a JPEG if named so."""
     try:
         img = _read(sample.photo, "photo")
-        if img.format not in ("JPEG", "MPO"):
+        if img.format not in ("JPEG", "MPO") and sample.photo.suffix.lower() in (".jpg", ".jpeg"):
             what = f"{img.format} under the name {sample.photo.suffix}"
             yield Problem(sample.name, sample.photo, what, repairable=True)
         if mask is not None:
