@@ -32,7 +32,7 @@ class Client(NotebookClient):
 
 
 def notebooks():
-    return sorted(p for p in NBS.glob("*.ipynb") if not p.name.startswith("_"))
+    return sorted(p for folder in (NBS, NBS / "workshop") for p in folder.glob("*.ipynb") if not p.name.startswith("_"))
 
 
 def run(paths):

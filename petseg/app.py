@@ -11,15 +11,21 @@ import atexit
 import errno
 import html
 import io
+import ipaddress
 import json
 import logging
+import mimetypes
 import os
+import re
+import secrets
 import shutil
 import signal
 import socket
+import stat
 import sys
 import tempfile
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from dataclasses import asdict, dataclass, replace
@@ -38,10 +44,14 @@ class Limits:
 
     max_bytes: int = 25_000_000  # of a photo's file
     max_pixels: int = 40_000_000  # of a photo: width x height
-    places: int = 16  # photos in the house at once: arriving, waiting, at work
-    seconds: float = 60  # for a photo to arrive, and again for it to wait
+    places: int = 16  # photos that wait or are at work at once; as much, in bytes, may be arriving
+    seconds: float = 60  # for a photo to arrive, again for it to wait, again to read on in the answer
     workers: int = 1  # photos at work at once; one keeps all cores busy
     keep: int = 600  # seconds until what a visitor of the page left is deleted
+    uploads: int = 100  # photos that one address may leave in this time
+    stored: int = 1_000_000_000  # bytes of all that visitors left; then the oldest is deleted
+    connections: int = 500  # open at once; then the oldest is closed, one without a request if there is one
+    pause: float = 10  # seconds for the head of a request to arrive
 
 
 class Refusal(Exception):
@@ -56,10 +66,19 @@ class Refusal(Exception):
         super().__init__(sentence)
         self.status, self.headers = status, headers
 
+    def answer(self):
+        """The HTTP answer."""
+        from starlette.responses import JSONResponse
+
+        return JSONResponse({"error": str(self)}, self.status, self.headers | _HEADERS)
+
+
+_HEADERS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
+
 # %% ../nbs/09_app.ipynb #p007
 def _open(data, max_pixels):
     """A photo from the bytes of its file. Refusal: 413 for too many pixels, 415 for what is no photo."""
-    from petseg.predict import PhotoError, TooManyPixelsError, load_photo
+    from petseg.photos import PhotoError, TooManyPixelsError, load_photo
 
     try:
         return load_photo(data, max_pixels=max_pixels)
@@ -151,59 +170,179 @@ class Line:
         job.add_done_callback(lambda _: self.free.release())
         return await asyncio.shield(job)
 
-# %% ../nbs/09_app.ipynb #p020
-async def _pieces(request, max_bytes):
-    """The body, piece by piece. Refusal 413 once it is longer than that."""
-    size = 0
-    async for piece in request.stream():
-        size += len(piece)
-        if size > max_bytes:
-            raise Refusal(413, f"the photo is larger than {max_bytes / 1e6:g} MB")
-        yield piece
+# %% ../nbs/09_app.ipynb #appd1
+def _name(host):
+    """The name in a Host, an Origin or an argument, of an address its shortest form; "" if there is none."""
+    if host.count(":") > 1 and not set("[/") & set(host):
+        host = f"[{host}]"
+    found = re.fullmatch(r"(?:https?://)?(?:\[([\da-f:.]+)\]|([\w.-]+?))\.?(?::\d+)?", host.strip().lower())
+    name = (found[1] or found[2]) if found else ""
+    with suppress(ValueError):
+        return str(ipaddress.ip_address(name))
+    return name
+
+
+def _hosts(names):
+    """The names a server answers to; of 0.0.0.0, which is all addresses, this machine's too. ValueError for no name."""
+    hosts = {"localhost", "127.0.0.1", "::1"}
+    for name in names:
+        if not _name(name.split("%")[0]):
+            raise ValueError(f"not the name of a host: {name!r}")
+        hosts.add(_name(name.split("%")[0]))
+    return hosts | {_name(socket.gethostname())} - {""} if hosts & _ALL else hosts
+
+
+_ALL = {"0.0.0.0", "::"}
+
+# %% ../nbs/09_app.ipynb #appd4
+_OPEN = re.compile(
+    r"/(?:cut|health|config|theme\.css|favicon\.ico|robots\.txt|(?:assets|static)/.+"
+    r"|gradio_api/(?:info|upload|upload_progress|queue/join|queue/data|run/predict|file=.+))?"
+)
+
+# %% ../nbs/09_app.ipynb #appd6
+class _Door:
+    """What every request passes first: whom it calls, what it wants, how much it brings, and how fast."""
+
+    def __init__(self, limits, hosts, line):
+        self.limits, self.hosts, self.line = limits, hosts, line
+        self.closing, self.inside, self.arriving = False, 0, {}
+
+    def before(self, app):
+        """The application behind this door."""
+        from starlette.datastructures import Headers
+        from starlette.requests import ClientDisconnect
+
+        async def enter(scope, receive, send):
+            if scope["type"] != "http":
+                return await app(scope, receive, send)
+            headers, path = Headers(scope=scope), scope["path"]
+            self.inside += 1
+            try:
+                self.admit(headers, path)
+                if headers.get("content-length", "0") != "0" or "transfer-encoding" in headers:
+                    receive = await self.arrive(headers, path, receive)
+                await app(scope, receive, send)
+            except ClientDisconnect:
+                pass
+            except Refusal as e:
+                await e.answer()(scope, receive, send)
+            finally:
+                self.inside -= 1
+
+        return enter
+
+    def admit(self, headers, path):
+        """Refusal 403 for a foreign name, 404 for what nobody needs, 503 at the end."""
+        called = (headers.getlist("host") or ["localhost"]) + headers.getlist("x-gradio-server")
+        called += [name for names in headers.getlist("x-forwarded-host") for name in names.split(",")]
+        called = [_name(name) for name in called]
+        if not all(self.knows(name) for name in called):
+            raise Refusal(403, "this server does not answer to that name; petseg serve --allow-host NAME adds one")
+        if not self.hosts.union(called).issuperset(map(_name, headers.getlist("origin"))):
+            raise Refusal(403, "a page of another site asks; petseg serve --allow-host NAME lets it")
+        if not _OPEN.fullmatch(path):
+            raise Refusal(404, "there is nothing at this address")
+        if self.closing and not path.startswith(("/gradio_api/file=", "/gradio_api/queue/data")):
+            raise Refusal(503, "this server is about to end", **{"Retry-After": "30"})
+
+    def knows(self, name):
+        """Whether this is its name; who listens on all addresses answers to each, as none is a stranger's name."""
+        with suppress(ValueError):
+            return name in self.hosts or bool(self.hosts & _ALL and ipaddress.ip_address(name))
+        return False
+
+    async def arrive(self, headers, path, receive):
+        """`receive` for a body that is here, all of it. Refusal 408, 413, 503; ClientDisconnect."""
+        from starlette.requests import ClientDisconnect
+
+        what, most = "request", 100_000
+        if path in ("/cut", "/gradio_api/upload"):
+            what, most = "photo", self.limits.max_bytes + _FORM
+        large = _too_large(what, min(most, self.limits.max_bytes))
+        if int(headers.get("content-length", 0)) > most:
+            raise large
+        patience, body, more = asyncio.timeout(self.limits.seconds), bytearray(), True
+        try:
+            async with patience:
+                self.arriving[patience] = body
+                while more:
+                    message = await receive()
+                    if message["type"] == "http.disconnect":
+                        raise ClientDisconnect
+                    body += message.get("body", b"")
+                    more = message.get("more_body", False)
+                    if len(body) > most:
+                        raise large
+                    if sum(map(len, self.arriving.values())) > self.limits.places * (self.limits.max_bytes + _FORM):
+                        oldest = next(iter(self.arriving))
+                        del self.arriving[oldest]
+                        oldest.reschedule(0)
+        except TimeoutError:
+            if patience not in self.arriving:
+                raise Refusal(503, "too much is arriving; try again in a moment", **{"Retry-After": "5"}) from None
+            raise Refusal(408, f"the {what} did not arrive within {self.limits.seconds:g} seconds") from None
+        finally:
+            self.arriving.pop(patience, None)
+        parts = iter([{"type": "http.request", "body": bytes(body), "more_body": False}])
+
+        async def again():
+            return next(parts, None) or await receive()
+
+        return again
+
+
+_FORM = 10_000  # bytes that a form may put around a photo
+
+
+def _too_large(what, most):
+    return Refusal(413, f"the {what} is larger than {most / 1e6:g} MB")
 
 # %% ../nbs/09_app.ipynb #p022
-async def _body(request, limits):
-    """The bytes of the photo: the body, or the field `photo` of a form. Refusal 408, 413, 422."""
+async def _photo(request, field, limits):
+    """(name, bytes) of the photo: the body, or this field of a form. Refusal 413, 422."""
     from starlette.formparsers import MultiPartException, MultiPartParser
 
-    pieces = _pieces(request, limits.max_bytes)
-    try:
-        async with asyncio.timeout(limits.seconds):
-            if not request.headers.get("content-type", "").startswith("multipart/form-data"):
-                return b"".join([piece async for piece in pieces])
-            parser = MultiPartParser(request.headers, pieces, max_files=1, max_fields=4)
-            parser.spool_max_size = limits.max_bytes  # keep it in memory
-            photo = (await parser.parse()).get("photo")
-            if not hasattr(photo, "file"):
-                raise Refusal(422, "the form has no file named photo")
-            return photo.file.read()
-    except TimeoutError:
-        raise Refusal(408, f"the photo did not arrive within {limits.seconds:g} seconds") from None
-    except MultiPartException:
-        raise Refusal(422, "the form cannot be read; send the photo itself instead") from None
+    name, data = "", b""
+    if not request.headers.get("content-type", "").startswith("multipart/form-data"):
+        data = await request.body()
+    else:
+        parser = MultiPartParser(request.headers, request.stream(), max_files=1, max_fields=4)
+        parser.spool_max_size = 2 * limits.max_bytes  # keep it in memory
+        try:
+            photo = (await parser.parse()).get(field)
+        except MultiPartException:
+            raise Refusal(422, "the form cannot be read; send the photo itself instead") from None
+        if not hasattr(photo, "file"):
+            raise Refusal(422, f"the form has no file named {field}")
+        name, data = photo.filename, photo.file.read()
+    if len(data) > limits.max_bytes:
+        raise _too_large("photo", limits.max_bytes)
+    return name, data
 
 # %% ../nbs/09_app.ipynb #p024
-_HEADERS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
-
-
-async def _answer(request, work):
-    """What `work(request)` answers, or why not: exactly one answer."""
+def _answers(work):
+    """An endpoint that gives what `work(request)` answers, or why not: exactly one answer."""
     from starlette.requests import ClientDisconnect
-    from starlette.responses import JSONResponse, Response
+    from starlette.responses import Response
 
-    try:
-        return await work(request)
-    except ClientDisconnect:
-        return Response(status_code=400)  # nobody is there to read it
-    except Refusal as e:
-        refusal = e
-    except Exception:
-        logging.getLogger("petseg").exception("a photo was not cut")
-        refusal = Refusal(500, "something went wrong here; the photo was not cut")
-    return JSONResponse({"error": str(refusal)}, refusal.status, refusal.headers | _HEADERS)
+    async def endpoint(request):
+        try:
+            return await work(request)
+        except ClientDisconnect:
+            return Response(status_code=400)  # nobody is there to read it
+        except Refusal as e:
+            return e.answer()
+        except asyncio.CancelledError:
+            return Refusal(503, "this server has ended", **{"Retry-After": "30"}).answer()
+        except Exception:
+            logging.getLogger("petseg").exception("a photo was not cut")
+            return Refusal(500, "something went wrong here; the photo was not cut").answer()
+
+    return endpoint
 
 # %% ../nbs/09_app.ipynb #p026
-def _routes(line, segmenter, limits):
+def _routes(door, line, segmenter, limits):
     """The endpoints `/cut` and `/health`."""
     from starlette.responses import JSONResponse, Response
     from starlette.routing import Route
@@ -212,18 +351,17 @@ def _routes(line, segmenter, limits):
         if request.method != "POST":
             raise Refusal(405, "send the photo with POST", Allow="POST")
         options = _options(request.query_params)
+        _, data = await _photo(request, "photo", limits)
         async with line.place():
-            data = await _body(request, limits)
             png, pet = await line.work(_cut_bytes, data, segmenter, limits.max_pixels, options)
         return Response(png, media_type="image/png", headers={"X-Petseg": json.dumps(asdict(pet))} | _HEADERS)
 
-    async def answer(request):
-        return await _answer(request, cut_photo)
-
     async def health(request):
-        return JSONResponse({"status": "ok", "version": __version__, "queue": line.taken}, headers=_HEADERS)
+        seen = {"queue": line.taken, "arriving": len(door.arriving)}
+        return JSONResponse({"status": "ok", "version": __version__} | seen, headers=_HEADERS)
 
-    return [Route("/cut", answer, methods=["GET", "POST", "PUT", "PATCH", "DELETE"]), Route("/health", health)]
+    methods = ["GET", "POST", "PUT", "PATCH", "DELETE"]
+    return [Route("/cut", _answers(cut_photo), methods=methods), Route("/health", health)]
 
 # %% ../nbs/09_app.ipynb #p028
 class _Seen:
@@ -261,19 +399,90 @@ def _preview(picture, side=1400):
     ground.paste(small, mask=small.getchannel("A"))
     return ground
 
+# %% ../nbs/09_app.ipynb #appf2
+def _open_own(path, folder):
+    """A visitor's file, open: a plain one, really in our folder. FileNotFoundError if it is gone; Refusal 403 for any other."""
+    name, refusal = os.path.abspath(path), Refusal(403, "a photo is uploaded first; this is no uploaded file")
+    try:
+        if not name.startswith(f"{folder}{os.sep}") or os.path.realpath(name) != name:
+            raise refusal
+        number = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        if stat.S_ISREG(os.fstat(number).st_mode):
+            return os.fdopen(number, "rb")
+        os.close(number)
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError) as e:
+        raise refusal from e
+    raise refusal
+
+
+_EXAMPLE = 2**31 - 1  # a time of last change that marks a file
+
+
+def _tidy(folder, keep, most):
+    """Delete what is older than `keep` seconds, then the oldest, until `most` bytes are left; not the examples."""
+    files = [(file, file.stat()) for file in folder.rglob("*") if file.is_file()]
+    files = [(file, about) for file, about in files if about.st_mtime != _EXAMPLE]
+    left = sum(about.st_size for _, about in files)
+    for file, about in sorted(files, key=lambda f: f[1].st_mtime):
+        if about.st_mtime < time.time() - keep or left > most:
+            file.unlink(missing_ok=True)
+            left -= about.st_size
+            with suppress(OSError):  # not empty
+                file.parent.rmdir()
+
 # %% ../nbs/09_app.ipynb #p034
 class _Desk:
     """Answers the page."""
 
     def __init__(self, line, segmenter, limits):
         self.line, self.segmenter, self.limits, self.seen = line, segmenter, limits, {}
+        self.folder, self.lock, self.sent = _folder() / "visitors", threading.Lock(), []
+
+    def read(self, path):
+        """The bytes of a visitor's file."""
+        with _open_own(path, self.folder) as file:
+            return file.read()
+
+    def store(self, name, data):
+        """The path of a new file, which nobody can guess; the oldest ones make room."""
+        self.tidy(len(data))
+        with self.lock:
+            file = self.folder / secrets.token_hex(16) / name
+            file.parent.mkdir()
+            try:
+                file.write_bytes(data)
+            except OSError:
+                shutil.rmtree(file.parent)
+                raise
+        return str(file)
+
+    def tidy(self, room=0):
+        """Delete what is old, and the oldest until there is room for so many bytes."""
+        with self.lock:
+            _tidy(self.folder, self.limits.keep, self.limits.stored - room)
+
+    async def clean(self):
+        """Delete what is old, again and again."""
+        while True:
+            await asyncio.sleep(max(1, min(60, self.limits.keep // 10)))
+            with suppress(OSError):  # of a file, or for now
+                await asyncio.to_thread(self.tidy)
+
+    def count(self, client):
+        """Take note of a photo from this address. Refusal 429 if it left too many."""
+        now = time.monotonic()
+        self.sent = [(when, who) for when, who in self.sent if when > now - self.limits.keep]
+        if sum(who == client for _, who in self.sent) >= self.limits.uploads:
+            raise Refusal(429, "too many photos from your address; try again later", **{"Retry-After": "60"})
+        self.sent.append((now, client))
 
     async def look(self, path):
         """The photo of a file as `_Seen`, from memory if it is there."""
         if path in self.seen:
             return self.seen[path]
-        data = Path(path).read_bytes()
-        seen = await self.line.work(_Seen, data, self.segmenter, self.limits.max_pixels)
+        seen = await self.line.work(lambda: _Seen(self.read(path), self.segmenter, self.limits.max_pixels))
         self.seen[path] = seen
         asyncio.get_running_loop().call_later(self.limits.keep, self.seen.pop, path, None)
         while sum(s.photo.size // 3 for s in self.seen.values()) > 2 * self.limits.max_pixels:
@@ -284,11 +493,41 @@ class _Desk:
         """((before, after) for the screen, the file to download)."""
         background = "blur" if choice == "blur" else _colour(colour) if choice == "colour" else None
         if choice == "picture" and picture:
-            background = Image.fromarray(_open(Path(picture).read_bytes(), self.limits.max_pixels))
+            background = Image.fromarray(_open(self.read(picture), self.limits.max_pixels))
         made = seen.compose(kind, background)
-        file = Path(tempfile.mkdtemp(dir=_folder() / "visitors")) / f"{name}-{kind}.png"
-        file.write_bytes(_png(made))
-        return (_preview(Image.fromarray(seen.photo)), _preview(made)), str(file)
+        file = self.store(f"{name}-{kind}.png", _png(made))
+        return (_preview(Image.fromarray(seen.photo)), _preview(made)), file
+
+    def routes(self):
+        """What the page uploads, and what it shows."""
+        from starlette.responses import FileResponse, JSONResponse, PlainTextResponse
+        from starlette.routing import Route
+
+        async def upload(request):
+            self.count(request.client and request.client.host)
+            name, data = await _photo(request, "files", self.limits)
+            name = re.sub(r"[^\w.-]", "_", Path(name or "").name)[-50:].strip(".") or "photo"
+            return JSONResponse([await asyncio.to_thread(self.store, name, data)], headers=_HEADERS)
+
+        async def progress(request):
+            return PlainTextResponse('data: {"msg": "done"}\n\n', media_type="text/event-stream")
+
+        async def show(request):
+            path = request.path_params["path"]
+            try:
+                (await asyncio.to_thread(_open_own, path, self.folder)).close()
+            except FileNotFoundError:
+                raise Refusal(404, "the file was deleted in the meantime") from None
+            kind = mimetypes.guess_type(path)[0] or ""
+            safe = kind.startswith("image/") and "svg" not in kind  # an SVG may hold a program
+            kind, how = (kind, "inline") if safe else ("application/octet-stream", "attachment")
+            return FileResponse(path, 200, _HEADERS, kind, filename=Path(path).name, content_disposition_type=how)
+
+        return [
+            Route("/gradio_api/upload", _answers(upload), methods=["POST"]),
+            Route("/gradio_api/upload_progress", progress),
+            Route("/gradio_api/file={path:path}", _answers(show)),
+        ]
 
 # %% ../nbs/09_app.ipynb #p036
 def _say(sentence, role="status"):
@@ -314,10 +553,35 @@ async def _show(desk, path, kind, choice, colour, picture):
     return *made, _say(f"Found a pet: {seen.pet.share:.0%} of the photo, {seen.pet.confidence:.0%} sure.")
 
 # %% ../nbs/09_app.ipynb #p038
+def _claim(folder):
+    """Hold this folder until the process ends. BlockingIOError if its server lives, another OSError if it is not ours."""
+    import fcntl
+
+    held = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.fstat(held).st_uid != os.geteuid() or not os.path.samestat(os.fstat(held), os.lstat(folder)):
+            raise FileNotFoundError(f"{folder}: deleted, or another user's")
+    except OSError:
+        os.close(held)
+        raise
+    return held
+
+
 @cache
 def _folder():
-    """Where Gradio keeps what visitors send and get; deleted when the process ends."""
-    folder = Path(tempfile.mkdtemp(prefix="petseg-"))
+    """Where files of visitors lie. Deleted when the process ends, or else by the next."""
+    temporary = Path(tempfile.gettempdir()).resolve()
+    for old in temporary.glob("petseg-serve-*"):
+        with suppress(OSError):
+            held = _claim(old)
+            shutil.rmtree(old, ignore_errors=True)
+            os.close(held)
+    while True:
+        folder = Path(tempfile.mkdtemp(prefix="petseg-serve-", dir=temporary))
+        with suppress(BlockingIOError, FileNotFoundError):  # a server that starts now takes it for a dead one's
+            _claim(folder)
+            break
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     (folder / "visitors").mkdir()
     return folder
@@ -334,16 +598,13 @@ def _gradio():
 
 # %% ../nbs/09_app.ipynb #p040
 def _upload(gr, **how):
-    """A field for a photo that hands on its file unopened."""
+    """A field for a photo that hands on the name of its file."""
     field = gr.Image(type="filepath", image_mode=None, sources=["upload", "clipboard", "webcam"], **how)
-    fetch = field.async_move_resource_to_block_cache
 
-    async def local(path):
-        if "://" in str(path):
-            raise gr.Error("a photo is uploaded, not fetched")
-        return await fetch(path)
+    async def untouched(path):
+        return path
 
-    field.async_move_resource_to_block_cache = local
+    field.async_move_resource_to_block_cache = untouched
     field.preprocess = lambda payload: payload and payload.path
     return field
 
@@ -366,8 +627,7 @@ def _page(gr, desk, limits):
     """The page."""
     kinds = [("Cut-out", "cutout"), ("Mask", "mask"), ("Overlay", "overlay")]
     grounds = [("Transparent", "none"), ("Colour", "colour"), ("Picture", "picture"), ("Blur", "blur")]
-    clean_up = (max(1, min(60, limits.keep // 10)), limits.keep)  # seconds: how often, what age
-    with gr.Blocks(title="petseg", analytics_enabled=False, delete_cache=clean_up) as page:
+    with gr.Blocks(title="petseg", analytics_enabled=False) as page:
         gr.HTML(_HEAD.format(minutes=limits.keep / 60), elem_id="head", padding=False)
         with gr.Row():
             with gr.Column():
@@ -443,9 +703,11 @@ _KEYS = """() => {
 def make_app(
     segmenter=None,  # a Segmenter; None: one with the net `best`
     limits: Limits | None = None,  # None: those of `Limits()`
+    *,
+    allow_hosts=(),  # names by which it may be called, besides localhost; 0.0.0.0: any address of this machine
 ):  # a FastAPI application: the page at /, and /cut and /health
-    """The page and its endpoints. ImportError if Gradio is not installed."""
-    gr = _gradio()
+    """The page and its endpoints. ImportError if Gradio is not installed; ValueError for what is no name of a host."""
+    hosts, gr = _hosts(allow_hosts), _gradio()
     from fastapi import FastAPI
 
     from petseg.predict import Segmenter
@@ -453,13 +715,25 @@ def make_app(
     limits, segmenter = limits or Limits(), segmenter or Segmenter()
     limits = replace(limits, max_pixels=min(limits.max_pixels, segmenter.max_pixels))
     line = Line(limits)
-    routes = _routes(line, segmenter, limits)
-    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, routes=routes)
-    page = _page(gr, _Desk(line, segmenter, limits), limits)
+    door, desk = _Door(limits, hosts, line), _Desk(line, segmenter, limits)
+
+    @asynccontextmanager
+    async def cleaning(app):
+        cleaner = asyncio.create_task(desk.clean())
+        yield
+        cleaner.cancel()
+
+    routes = _routes(door, line, segmenter, limits) + desk.routes()
+    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, routes=routes, lifespan=cleaning)
+    page = _page(gr, desk, limits)
+    for example in {path for part in page.blocks.values() for path in getattr(part, "keep_in_cache", ())}:
+        os.utime(example, (_EXAMPLE, _EXAMPLE))
     look = {"theme": _theme(gr), "css": _CSS, "footer_links": [], "app_kwargs": {"openapi_url": None}}
     off = dict.fromkeys(("run_history", "show_error", "ssr_mode", "enable_monitoring", "mcp_server", "pwa"), False)
     app = gr.mount_gradio_app(app, page, "/", max_file_size=limits.max_bytes, **look, **off)
-    page.has_launched = True  # otherwise any file's name would do as an upload
+    page.has_launched = True  # otherwise Gradio takes any file's name for an upload, too
+    app.add_middleware(door.before)
+    app.state.door = door
     return app
 
 # %% ../nbs/09_app.ipynb #p052
@@ -489,6 +763,94 @@ def _listen(host, port):
         why = "something listens there already; name another port" if taken else getattr(e, "strerror", None) or e
         raise OSError(f"cannot listen on port {port} of {host}: {why}") from e
 
+# %% ../nbs/09_app.ipynb #apps2
+_LAST = 11  # seconds for what is at work when the server is told to end
+
+
+def _server(app, limits):
+    """uvicorn, less patient and ending in order."""
+    from uvicorn import Config, Server
+    from uvicorn.protocols.http.h11_impl import H11Protocol
+
+    door = app.state.door
+
+    class Connection(H11Protocol):
+        clock, unread = None, 0
+
+        def watch(self, again=False):
+            """Set a clock, unless a request is at work and its answer is read."""
+            if self.cycle and not self.cycle.response_complete and not self.flow.write_paused:
+                self.stop()
+            elif again or not self.clock:
+                self.unread = self.transport.get_write_buffer_size()
+                self.clock = self.loop.call_later(limits.seconds if self.unread else limits.pause, self.ring)
+
+        def stop(self):
+            if self.clock:
+                self.clock.cancel()
+            self.clock = None
+
+        def ring(self):
+            if self.transport.get_write_buffer_size() < self.unread:
+                self.watch(again=True)  # it is being read
+            else:
+                self.transport.abort()
+
+        def connection_made(self, transport):
+            super().connection_made(transport)
+            self.born = self.loop.time()
+            self.watch()
+            if len(self.connections) > limits.connections:
+                min(self.connections, key=lambda c: (c.clock is None, c.born)).transport.abort()
+
+        def connection_lost(self, exc):
+            self.stop()
+            super().connection_lost(exc)
+
+        def data_received(self, data):
+            super().data_received(data)
+            self.watch()
+
+        def on_response_complete(self):
+            super().on_response_complete()
+            self.watch()
+
+        def pause_writing(self):
+            super().pause_writing()
+            self.watch()
+
+        def resume_writing(self):
+            super().resume_writing()
+            self.watch()
+
+    class House(Server):
+        idle, told = 0, None
+
+        def handle_exit(self, sig, frame):
+            if door.closing:
+                super().handle_exit(sig, frame)  # told twice
+            else:
+                door.closing, self.told, self.end = True, sig, time.monotonic() + _LAST
+                if sig == signal.SIGTERM:
+                    last = threading.Timer(_LAST + 2, _leave)
+                    last.daemon = True
+                    last.start()
+
+        async def on_tick(self, counter):
+            if door.closing:
+                self.idle = 0 if door.inside or door.line.taken else self.idle + 1
+                self.should_exit |= self.idle > 4 or time.monotonic() > self.end
+            return await super().on_tick(counter)
+
+    config = {"log_level": "warning", "access_log": False, "timeout_graceful_shutdown": 1}
+    return House(Config(app, http=Connection, ws="none", **config))
+
+
+def _leave():
+    """End at once, with a photo at work that nothing can stop."""
+    shutil.rmtree(_folder(), ignore_errors=True)
+    os._exit(0)
+
 # %% ../nbs/09_app.ipynb #p055
 def serve(
     host: str = "127.0.0.1",  # 0.0.0.0: whoever can reach this machine
@@ -496,15 +858,17 @@ def serve(
     *,
     segmenter=None,  # as of `make_app`
     limits: Limits | None = None,  # as of `make_app`
+    allow_hosts=(),  # more names by which it may be called, such as that of a proxy
 ):
-    """Serve the page until interrupted. OSError if the address cannot be had; ImportError as of `make_app`."""
+    """Serve the page until interrupted. OSError if the address cannot be had; ImportError, ValueError as of `make_app`."""
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # an end at which files are deleted
     _gradio()
-    from uvicorn import Config, Server
-
     with _listen(host, port) as door, suppress(KeyboardInterrupt):
-        app = make_app(segmenter, limits)
+        limits = limits or Limits()
+        app = make_app(segmenter, limits, allow_hosts=(host or "0.0.0.0", *allow_hosts))
         print(f"http://{f'[{host}]' if ':' in host else host}:{door.getsockname()[1]} (Ctrl+C ends it)", flush=True)
-        config = Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=10)
-        Server(config).run(sockets=[door])
+        server = _server(app, limits)
+        server.run(sockets=[door])
+        if server.told == signal.SIGTERM:
+            sys.exit(0)

@@ -7,16 +7,22 @@ __all__ = ['main']
 
 # %% ../nbs/10_cli.ipynb #c003
 import argparse
+import dis
+import io
 import json
 import math
 import os
 import re
+import stat
 import sys
+import tempfile
 import threading
 import time
 import warnings
+from contextlib import suppress
 from dataclasses import asdict
-from functools import cache
+from functools import cache, partial
+from importlib.util import find_spec
 from pathlib import Path
 
 from . import __version__
@@ -26,6 +32,7 @@ def _load_tensorflow():
     """Import TensorFlow without its greetings."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+    _find_places()
     sys.stderr.flush()
     stderr, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 2)
@@ -36,41 +43,188 @@ def _load_tensorflow():
         os.close(stderr)
         os.close(nowhere)
 
+# %% ../nbs/10_cli.ipynb #kind7
+def _find_places():
+    """Name a temporary folder to Keras, Matplotlib and numba, where those that they would take cannot be written."""
+    try:
+        tempfile.gettempdir()
+    except OSError as e:
+        raise OSError(
+            "TensorFlow needs a folder for temporary files, and none can be written; set TMPDIR to one"
+        ) from e
+    home = os.path.expanduser
+    config, kept = (os.environ.get(f"XDG_{n}_HOME") or home(f"~/.{n.lower()}") for n in ("CONFIG", "CACHE"))
+    beside = os.path.join(os.path.dirname(find_spec("pymatting").origin), "util", "__pycache__")
+    usual = {
+        "KERAS_HOME": _writable(home("~/.keras")),
+        "MPLCONFIGDIR": _writable(f"{config}/matplotlib") and _writable(f"{kept}/matplotlib"),
+        "NUMBA_CACHE_DIR": _writable(beside) or _writable(f"{kept}/numba"),
+    }
+    for name in [name for name, there in usual.items() if not there and name not in os.environ]:
+        if place := _own_folder():
+            os.environ[name] = os.path.join(place, name.lower())
+
+
+def _writable(folder):
+    """True if files can be written to a folder, or to the one that it would be made in."""
+    while folder and not os.path.exists(folder):
+        folder = os.path.dirname(folder)
+    try:
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError:
+        return False
+    return os.path.isabs(folder)
+
+
+@cache
+def _own_folder():
+    """A temporary folder of this user alone, the same each time; None if there is none."""
+    for base in filter(None, (os.environ.get("TMPDIR"), "/tmp", "/var/tmp", "/dev/shm")):
+        folder = os.path.join(base, f"petseg-{os.getuid()}")
+        with suppress(OSError):
+            with suppress(FileExistsError):
+                os.mkdir(folder, 0o700)
+            found = os.lstat(folder)
+            ours = stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and not found.st_mode & 0o077
+            if ours and _writable(folder):
+                return folder
+    return None
+
 # %% ../nbs/10_cli.ipynb #new7
-_PHOTOS = {".jpg", ".jpeg", ".png", ".webp", ".heic", ".heif", ".avif", ".tif", ".tiff", ".bmp", ".gif"}
-_OURS = re.compile(r"-(cut|mask|trimap|overlay|blur|on-[\w.-]+)\.png")
+_MARK = "petseg"  # what our PNG and TIFF files say that they were made with
 
 
-def _find_photos(words):
-    """Each (path, its path within the folder that was named), in order; a word that names nothing as it is."""
+def _split_name(path):
+    """A file's name without its ending, if that is a photo's, and the ending."""
+    from petseg.photos import photo_endings
+
+    stem, ending = os.path.splitext(os.path.basename(path))
+    return (stem, ending) if ending.lower() in photo_endings() else (stem + ending, "")
+
+
+def _is_photo(path):
+    """True for a file with a photo's ending, or one that begins as a photo does."""
+    return bool(_split_name(path)[1] or _inside(path, *_stamp(path)) is not None)
+
+
+@cache
+def _inside(path, size, changed):
+    """What a photo's file says that it was made with, "" if it does not say; None for a file that is no photo."""
+    from PIL import Image
+
+    from petseg.photos import known_kinds
+
+    try:
+        with Image.open(path, formats=known_kinds()) as img:
+            return img.tag_v2.get(0x0131, "") if img.format == "TIFF" else img.info.get("Software", "")
+    except OSError:
+        return None
+    except Exception:  # noqa: BLE001, a photo all the same; `load_photo` says what is wrong
+        return ""
+
+
+def _stamp(path):
+    """A file's size and time, or (None, None)."""
+    try:
+        found = os.stat(path)
+        return found.st_size, found.st_mtime_ns
+    except (OSError, ValueError):
+        return None, None
+
+# %% ../nbs/10_cli.ipynb #kind5
+_SYSTEM = {"@eadir", "@recycle", "#recycle", "$recycle.bin", "__macosx", "lost+found", "thumbs.db", "ehthumbs.db"}
+
+
+class _LeftOut(Exception):
+    """Why a file is not cut, though nothing is wrong with it."""
+
+
+def _find_photos(words, out):
+    """Each (path, its path within the folder that was named, None or why it is not cut), each file once."""
     from glob import glob
 
+    first, folders, names = {}, set(), cache(_by_stem)
     for word in words:
-        if Path(word).is_dir():
-            for path in sorted(Path(word).rglob("*")):
-                inner = path.relative_to(word)
-                hidden = any(part.startswith(".") for part in inner.parts)
-                if path.suffix.lower() in _PHOTOS and not hidden and not _OURS.search(path.name) and path.is_file():
-                    yield str(path), inner
-        else:
-            found = [] if Path(word).is_file() else sorted(p for p in glob(word, recursive=True) if os.path.isfile(p))
-            yield from ((path, Path(Path(path).name)) for path in found or [word])
+        known = word == "-" or os.path.lexists(word)
+        for name in [word] if known else sorted(glob(word, recursive=True)) or [word]:
+            alone = [(name, Path(Path(name).name), None)]
+            for path, inner, why in _walk(name, folders) if os.path.isdir(name) else alone:
+                real = os.path.realpath(path)
+                if why is None and out is not None and _is_result(path, out, names):
+                    why = _LeftOut("a result of petseg")
+                elif why is None and real in first:
+                    why = _LeftOut(f"the same file as {first[real]}")
+                elif why is None:
+                    first[real] = path
+                yield path, inner, why
+
+
+def _walk(top, seen):
+    """Each (path, its path below, None or why not) in a folder and those below; links to folders last, each once."""
+    todo = [(top, "", "")]
+    while todo:
+        folder, inner, odd = todo.pop(0)
+        if os.path.realpath(folder) in seen:
+            continue
+        seen.add(os.path.realpath(folder))
+        try:
+            names = sorted(os.listdir(folder))
+        except OSError as e:
+            yield folder, Path(inner), _LeftOut(odd) if odd else e
+            continue
+        here, linked = [], []
+        for name in names:
+            path, below = os.path.join(folder, name), os.path.join(inner, name)
+            why = odd or "hidden" * name.startswith(".") or "a system's own" * (name.lower() in _SYSTEM)
+            if os.path.isdir(path):
+                (linked if os.path.islink(path) else here).append((path, below, why))
+            else:
+                why = why or ("no file" if not os.path.isfile(path) else "" if _is_photo(path) else "no photo")
+                yield path, Path(below), _LeftOut(why) if why else None
+        todo = here + todo + linked
+
+
+def _by_stem(folder):
+    """A folder's files by their names without ending."""
+    found = {}
+    with suppress(OSError):
+        for name in os.listdir(folder or "."):
+            found.setdefault(_split_name(name)[0], []).append(os.path.join(folder, name))
+    return found
+
+
+def _is_result(path, out, names):
+    """True if petseg made a file, as it says, and of a photo beside it, or in the folder where results go."""
+    stem = _split_name(path)[0]
+    begins = [stem[:i] for i, letter in enumerate(stem) if letter == "-"]
+    beside = [other for begin in begins for other in names(os.path.dirname(path)).get(begin, ())]
+    inside = out and os.path.commonpath([out, os.path.realpath(path)]) == out
+    if not (beside or inside) or _inside(path, *_stamp(path)) != _MARK:
+        return False
+    return bool(inside or any(map(_is_photo, beside)))
 
 # %% ../nbs/10_cli.ipynb #new9
+_WRITTEN = {".png": "png", ".webp": "webp", ".avif": "avif", ".bmp": "bmp", ".gif": "gif"}
+_WRITTEN |= dict.fromkeys((".jpg", ".jpeg", ".jpe", ".jfif"), "jpeg") | dict.fromkeys((".tif", ".tiff"), "tiff")
+
+
 def _plan(words, out, ending):
-    """(path, destination) of each photo: a path, "-" for stdout, or the ValueError that says why there is none."""
-    photos, taken, plan = list(_find_photos(words)), {}, []
-    inputs = {Path(path).resolve() for path, _ in photos}
-    one = out == "-" or (out is not None and Path(out).suffix.lower() in _PHOTOS and not Path(out).is_dir())
-    if one and len(photos) != 1:
-        raise ValueError(f"-o {out} is one file, but there are {len(photos)} photos; name a folder")
-    for path, inner in photos:
-        if one or (out is None and path == "-"):
+    """(path, destination) of each file: a path, "-" for stdout, or the exception that says why there is none."""
+    one = out == "-" or (out is not None and bool(_split_name(out)[1]) and not os.path.isdir(out))
+    if one and out != "-" and Path(out).suffix.lower() not in _WRITTEN:
+        raise ValueError(f"-o {out}: files of this kind are only read; write a .png, .webp, .tif, .avif or .jpg")
+    results = None if one and len(words) == 1 else "" if one or out is None else os.path.realpath(out)
+    photos, taken, plan = list(_find_photos(words, results)), {}, []
+    inputs = {os.path.realpath(path) for path, _, why in photos if why is None}
+    if one and len(inputs) != 1:
+        raise ValueError(f"-o {out} is one file, but there are {len(inputs)} photos; name a folder")
+    for path, inner, dest in photos:
+        if dest is None and (one or (out is None and path == "-")):
             dest = "-" if out in (None, "-") else Path(out)
-        else:
+        elif dest is None:
             folder = Path(path).parent if out is None else Path(out, inner).parent
-            dest = folder / f"{'stdin' if path == '-' else inner.stem}{ending}"
-        real = dest if dest == "-" else dest.resolve()
+            dest = folder / f"{'stdin' if path == '-' else _split_name(path)[0]}{ending}"
+        real = dest if isinstance(dest, Exception) or dest == "-" else os.path.realpath(dest)
         if real in inputs:
             dest = ValueError(f"{path}: would be written over {dest}, a photo that was named; choose another -o")
         elif taken.setdefault(real, path) != path:
@@ -101,19 +255,35 @@ def _cut_one(path, dest, segmenter, args):
 
 def _save(picture, dest):
     """Write a picture, whole or not at all. ValueError if the format has no transparency but the picture has."""
-    if dest == "-":
-        picture.save(sys.stdout.buffer, "png")
-        return
-    kind = {".jpg": "jpeg", ".jpeg": "jpeg", ".tif": "tiff", ".heic": "heif"}.get(dest.suffix.lower(), dest.suffix[1:])
-    if picture.mode == "RGBA" and kind.lower() in ("jpeg", "bmp", "gif"):
+    kind = "png" if dest == "-" else _WRITTEN[dest.suffix.lower()]
+    if picture.mode == "RGBA" and kind in ("jpeg", "bmp", "gif"):
         raise ValueError(f"{dest}: {kind} has no soft transparency; write a .png or .webp, or give a --background")
-    dest.parent.mkdir(parents=True, exist_ok=True)
-    new = dest.with_name(f".{dest.name}.{os.getpid()}.new")
+    data = _packed(picture, kind)
+    if dest == "-":
+        sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()
+        return
+    new = dest.with_name(f".petseg-{os.getpid()}.new")
     try:
-        picture.save(new, kind, **{} if kind == "png" else {"quality": 95})
+        dest.parent.mkdir(parents=True, exist_ok=True)
+        new.write_bytes(data)
         os.replace(new, dest)
+    except OSError as e:
+        raise OSError(e.errno, e.strerror, str(dest)) from e
     finally:
-        new.unlink(missing_ok=True)
+        with suppress(OSError):
+            new.unlink()
+
+
+def _packed(picture, kind):
+    """The bytes of a picture's file, marked as ours where there is a place for it."""
+    from PIL.PngImagePlugin import PngInfo
+
+    file, note = io.BytesIO(), PngInfo()
+    note.add_text("Software", _MARK)
+    how = {"png": {"pnginfo": note}, "tiff": {"software": _MARK, "compression": "tiff_adobe_deflate"}}
+    picture.save(file, kind, **how.get(kind, {"quality": 95}))
+    return file.getvalue()
 
 # %% ../nbs/10_cli.ipynb #new13
 def _segmenter(args):
@@ -132,46 +302,70 @@ def _segmenter(args):
         timer.start()
         try:
             import pymatting  # noqa: F401
+        except RuntimeError as e:  # numba's, which keeps what it compiles or does nothing
+            raise OSError("there is no folder to prepare the matting in; set TMPDIR to one, or --no-matting") from e
         finally:
             timer.cancel()
     return Segmenter(args.net, max_pixels=round(args.max_megapixels * 1e6))
 
 
 def _attempt(path, dest, args, segmenter):
-    """What became of a photo, "cut", "skipped" or "failed", and what `--json` says of it."""
-    if isinstance(dest, Path) and dest.exists() and not args.force:
-        return "skipped", {"path": path, "out": str(dest), "skipped": True}
+    """What became of a photo, "cut", "skipped", "failed" or "left out", and what `--json` says of it."""
+    try:
+        if isinstance(dest, Exception):
+            raise dest
+        if dest != "-" and dest.is_dir():
+            raise IsADirectoryError(None, "a folder is there, where the result should go", str(dest))
+        if dest != "-" and dest.exists() and not args.force:
+            return "skipped", {"path": path, "out": str(dest), "skipped": True}
+    except _LeftOut as e:
+        return "left out", {"path": path, "left_out": str(e)}
+    except Exception as e:  # noqa: BLE001, told
+        return _failed(e, path, args)
     net = segmenter()
     try:
-        if isinstance(dest, ValueError):
-            raise dest
         return "cut", _cut_one(path, dest, net, args)
-    except Exception as e:
-        if args.debug:
-            raise
-        return "failed", {"path": path, "error": _reason(e, path)}
+    except BrokenPipeError:
+        raise
+    except Exception as e:  # noqa: BLE001, told
+        return _failed(e, path, args)
+
+
+def _failed(error, path, args):
+    """What is said of a photo that could not be cut."""
+    if args.debug:
+        raise error
+    return "failed", {"path": path, "error": _reason(error, path)}
 
 
 def _run_plan(plan, args, segmenter):
-    """Cut what is not done yet, and tell; how many were cut, skipped, failed."""
+    """Cut what is not done yet, and tell; how many were cut, skipped, failed, left out."""
     from tqdm import tqdm
 
-    counts = dict.fromkeys(("cut", "skipped", "failed"), 0)
+    counts = dict.fromkeys(("cut", "skipped", "failed", "left out"), 0)
     with tqdm(plan, unit="photo", disable=len(plan) < 2 or not sys.stderr.isatty()) as bar:
         for path, dest in bar:
             how, found = _attempt(path, dest, args, segmenter)
             counts[how] += 1
-            stream = sys.stderr if dest == "-" or (how == "failed" and not args.json) else sys.stdout
-            if args.json:
-                bar.write(json.dumps(found), file=stream)
-            elif how != "skipped" and (dest != "-" or how == "failed"):
-                bar.write(f"petseg: {found['error']}" if how == "failed" else found["out"], file=stream)
+            line = json.dumps(found) if args.json else _line_of(how, found)
+            if line and (args.left_out or how != "left out") and (args.json or dest != "-" or how == "failed"):
+                stream = sys.stdout if args.json or how == "cut" else sys.stderr
+                bar.write(line, file=sys.stderr if dest == "-" else stream)
+                sys.stdout.flush()
     return counts
+
+
+def _line_of(how, found):
+    """What is said of a photo without `--json`."""
+    if how == "left out":
+        return f"petseg: {found['path']}: left out, {found['left_out']}"
+    return f"petseg: {found['error']}" if how == "failed" else found["out"] * (how == "cut")
 
 
 def _reason(error, path):
     """An error in one line that begins with the photo's path."""
-    text = f"{error.filename or path}: {error.strerror}" if isinstance(error, OSError) else _one_line(error)
+    system = isinstance(error, OSError) and error.strerror
+    text = f"{error.filename or path}: {error.strerror}" if system else _one_line(error)
     return text if path in text else f"{path}: {text}"
 
 # %% ../nbs/10_cli.ipynb #new15
@@ -187,32 +381,36 @@ def _cut(args):
         args.matting = False
         if args.method not in METHODS:
             raise ValueError(f"no method {args.method!r}; there are net, {', '.join(METHODS)}")
-    if args.background not in (None, "blur") and Path(args.background).is_file():
-        from petseg.predict import load_photo
+    if args.background not in (None, "blur") and os.path.isfile(args.background):
+        _load_tensorflow()
+        from petseg.photos import load_photo
 
         args.backdrop = load_photo(args.background)
     if args.watch:
         return _watch(args)
     counts = _run_plan(_plan(args.photos, args.out, _ending(args)), args, cache(lambda: _segmenter(args)))
-    if sum(counts.values()) != 1 or counts["skipped"]:
-        hint = " (--force does those again that are there already)" if counts["skipped"] else ""
-        print(", ".join(f"{n} {how}" for how, n in counts.items()) + hint, file=sys.stderr)
+    if sum(counts.values()) != 1 or not (counts["cut"] or counts["failed"]):
+        hints = {"skipped": "--force does those again that are there already", "left out": "--left-out names those"}
+        hints = "; ".join(
+            hint for how, hint in hints.items() if counts[how] and not (args.left_out and how == "left out")
+        )
+        said = ", ".join(f"{n} {how}" for how, n in counts.items() if n or how != "left out")
+        print(said + f" ({hints})" * bool(hints), file=sys.stderr)
     return 1 if counts["failed"] else 0
 
 
 def _watch(args):
-    if not all(Path(word).is_dir() for word in args.photos):
+    if not all(map(os.path.isdir, args.photos)):
         raise ValueError("--watch takes folders")
-    sizes, tried, net = {}, set(), _segmenter(args)
+    stamps, tried, net = {}, set(), _segmenter(args)
     print(f"watching {', '.join(args.photos)}; Ctrl-C ends", file=sys.stderr, flush=True)
     try:
         while True:
-            before, plan = sizes, dict(_plan(args.photos, args.out, _ending(args)))
-            sizes = {path: (os.stat(path).st_size, os.stat(path).st_mtime_ns) for path in plan if os.path.exists(path)}
-            ready = [path for path, size in sizes.items() if before.get(path) == size and (path, size) not in tried]
-            tried |= {(path, sizes[path]) for path in ready}
+            before, plan = stamps, dict(_plan(args.photos, args.out, _ending(args)))
+            stamps = {path: _stamp(path) for path in plan}
+            ready = [path for path, stamp in stamps.items() if before.get(path) == stamp and (path, stamp) not in tried]
+            tried |= {(path, stamps[path]) for path in ready}
             _run_plan([(path, plan[path]) for path in ready], args, lambda: net)
-            sys.stdout.flush()
             time.sleep(1)
     except KeyboardInterrupt:
         return 0
@@ -222,7 +420,7 @@ def _serve(args):
     _load_tensorflow()
     from petseg.app import serve
 
-    serve(args.host, args.port)
+    serve(args.host, args.port, allow_hosts=args.allow_host)
 
 # %% ../nbs/10_cli.ipynb #c007
 def _draw(args):
@@ -423,11 +621,12 @@ def _write_picture(path, samples, recipe, model):
     import matplotlib
 
     matplotlib.use("Agg")
-    from petseg.data import get_dataset
+    from petseg.data import get_dataset, plain_errors
     from petseg.visualize import show_samples
 
     batches = get_dataset(len(samples), recipe.img_size, [s.photo for s in samples], [s.trimap for s in samples])
-    images, masks = next(batches.as_numpy_iterator())
+    with plain_errors():
+        images, masks = next(batches.as_numpy_iterator())
     said = None if model is None else model.predict(images, verbose=0)
     new = path.with_name(path.name + ".new")
     show_samples(images, masks, said, names=[s.name for s in samples]).savefig(new, format="png", dpi=120)
@@ -495,13 +694,14 @@ def _cut_command(commands):
     cut.add_argument("--net", default="best", help="best, small, or a run folder (default: best)")
     cut.add_argument(
         "--max-megapixels",
-        type=float,
+        type=_megapixels,
         default=80,
         metavar="N",
         help="of a photo at most (default: 80, for which 3.1 GB of memory are enough)",
     )
     cut.add_argument("--force", action="store_true", help="write again what is there already")
     cut.add_argument("--watch", action="store_true", help="go on looking for new photos in the folders")
+    cut.add_argument("--left-out", action="store_true", help="name the files that are left out, and say why")
     cut.add_argument("--json", action="store_true", help="a line of JSON for each photo")
     cut.set_defaults(kind="cutout")
     serve = _add(commands, "serve", _serve, "a page to drop photos on, and POST /cut for programs")
@@ -509,11 +709,13 @@ def _cut_command(commands):
         "--host", default="127.0.0.1", help="address to listen on; 0.0.0.0: all (default: this machine only)"
     )
     serve.add_argument("--port", type=_number, default=7860, help="0: any that is free (default: 7860)")
+    more = "another name by which it may be called, as that of a proxy; once for each"
+    serve.add_argument("--allow-host", action="append", default=[], metavar="NAME", help=more)
 
 
 def _background(text):
     """`blur`, a file, or a colour, for argparse."""
-    if text != "blur" and not Path(text).is_file():
+    if text != "blur" and not os.path.isfile(text):
         from PIL import ImageColor
 
         try:
@@ -530,9 +732,10 @@ def _data_commands(commands):
     demo.add_argument("--out", type=Path, default=Path("petseg-demo"), help="folder to write (default: petseg-demo)")
     draw = _add(commands, "draw", _draw, "draw a data set of cats and dogs in the official layout")
     draw.add_argument("dest", type=Path, help="folder to make")
-    draw.add_argument("-n", type=_count, default=200, help="number of drawings (default: 200)")
-    draw.add_argument("--size", type=_count, default=192, help="longer side, pixels (default: 192)")
-    draw.add_argument("--seed", type=int, default=0, help="same seed, same drawings (default: 0)")
+    draw.add_argument("-n", type=partial(_number, least=1, most=1_000_000), default=200, help="drawings (default: 200)")
+    size = partial(_number, least=48, most=10_000)
+    draw.add_argument("--size", type=size, default=192, help="longer side, pixels, 48 to 10000 (default: 192)")
+    draw.add_argument("--seed", type=_number, default=0, help="same seed, same drawings (default: 0)")
     draw.add_argument("--alpha", action="store_true", help="write the true alpha beside the trimaps too")
     download = _add(commands, "download", _download, "fetch the Oxford-IIIT Pet data set (811 MB, resumes)")
     download.add_argument("dest", type=Path, nargs="?", default=Path("data/pets"), help="default: data/pets")
@@ -557,7 +760,8 @@ def _run_commands(commands):
     evaluate.add_argument("--photos", type=Path, help="write a row of scores for each photo to this CSV file")
     show = _add(commands, "show", _show, "write a picture of samples, and of what a run says of them")
     show.add_argument("run", nargs="?", help="as for evaluate; without it, photos and truth only")
-    show.add_argument("-n", type=_count, default=6, help="number of samples, evenly spaced (default: 6)")
+    several = partial(_number, least=1, most=100)
+    show.add_argument("-n", type=several, default=6, help="number of samples, evenly spaced, 1 to 100 (default: 6)")
     show.add_argument("-o", "--out", type=Path, default=Path("petseg.png"), help="PNG to write (default: petseg.png)")
     home = os.environ.get("PETSEG_DATA") or "data/pets"
     for command in (train, evaluate, show):
@@ -566,26 +770,37 @@ def _run_commands(commands):
         command.add_argument("--split", choices=["trainval", "test"], default="test", help="default: test")
 
 
-def _number(text, least=0):
-    """A whole number from `least` on, for argparse."""
-    if not text.isdecimal() or int(text) < least:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from {least} on")
+def _number(text, least=0, most=10**9):
+    """A whole number from `least` to `most`, for argparse."""
+    if not text.isdecimal() or len(text) > 10 or not least <= int(text) <= most:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from {least:,} to {most:,}")
     return int(text)
 
 
-def _count(text):
-    return _number(text, 1)
+def _megapixels(text):
+    """Millions of pixels, for argparse."""
+    with suppress(ValueError):
+        if 0 < float(text) <= 10_000:
+            return float(text)
+    raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0 and at most 10,000")
 
 # %% ../nbs/10_cli.ipynb #c029
 def main(
     argv: list[str] | None = None,  # the words after `petseg`; None for the command line's
 ) -> int:  # exit code: 0 done, 1 failed; wrong usage exits with 2
     """Run one command."""
+    _open_streams()
     args = _parser().parse_args(argv)
     try:
-        return args.call(args) or 0
+        code = args.call(args) or 0
+        sys.stdout.flush()
+        return code
     except KeyboardInterrupt:
         print("petseg: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # whoever read our lines has gone, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing is left to fail at the end
+        return 141
     except Exception as e:
         if args.debug:
             raise
@@ -593,8 +808,26 @@ def main(
     return 1
 
 
+def _open_streams():
+    """Streams that are there, and write what they cannot encode as `\\xe4`."""
+    for name in ("stdin", "stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "r" if name == "stdin" else "w"))  # noqa: SIM115, for as long as we run
+        elif name != "stdin" and hasattr(getattr(sys, name), "reconfigure"):
+            getattr(sys, name).reconfigure(errors="backslashreplace")
+
+
 def _one_line(error):
-    """An error's message in one line; of one raised inside `tf.data`, the part that says what is wrong."""
-    inner = re.search(r"\w+Error: (.+)", str(error))
-    text = inner[1] if inner and type(error).__module__.startswith("tensorflow") else str(error)
-    return " ".join(text.split()) or type(error).__name__
+    """What is wrong, in one line: our own words if a `raise` of ours said it, or the system's."""
+    place = error.__traceback__
+    while place and place.tb_next:
+        place = place.tb_next
+    module = place.tb_frame.f_globals.get("__name__", "") if place else "petseg"
+    raised = not place or place.tb_frame.f_code.co_code[place.tb_lasti] == dis.opmap["RAISE_VARARGS"]
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    if isinstance(error, MemoryError) or type(error).__name__ == "ResourceExhaustedError":
+        return "too large for the memory of this machine"
+    if raised and module.split(".")[0] == "petseg" and str(error):
+        return " ".join(str(error).split())
+    return f"something unexpected happened ({type(error).__name__} in {module.split('.')[0]}); --debug tells more"

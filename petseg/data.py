@@ -32,6 +32,7 @@ from tqdm.auto import tqdm
 
 from .download import download_pets  # noqa: F401, part of this module's interface
 from .draw import draw_pets
+from .photos import orientation, photo_endings, read_picture, say_why, turned
 
 _all_ = ["download_pets", "draw_pets"]
 
@@ -128,9 +129,8 @@ def _files(root, folder):
     """The pictures of a folder as {name: path}; hidden files such as `._a.png` are not samples."""
     if not (root / folder).is_dir():
         raise FileNotFoundError(f"{root / folder} is not a folder; say where photos and masks are: images=, masks=")
-    Image.init()
-    endings = {ending for ending, kind in Image.EXTENSION.items() if kind in Image.OPEN}
-    found = sorted(p for p in (root / folder).iterdir() if p.suffix.lower() in endings and not p.name.startswith("."))
+    inside = (root / folder).iterdir()
+    found = sorted(p for p in inside if p.suffix.lower() in photo_endings() and p.name[0] != ".")
     if twice := [stem for stem, count in Counter(p.stem for p in found).items() if count > 1]:
         raise ValueError(f"{root / folder}: more than one file named {', '.join(twice[:5])}; keep one of each")
     return {p.stem: p for p in found}
@@ -215,39 +215,14 @@ def _quota(mixed, valid):
     return chosen
 
 # %% ../nbs/00_data.ipynb #c033
-_TURNS = dict(
-    enumerate(
-        ["FLIP_LEFT_RIGHT", "ROTATE_180", "FLIP_TOP_BOTTOM", "TRANSPOSE", "ROTATE_270", "TRANSVERSE", "ROTATE_90"], 2
-    )
-)
-
-
-def _turn(img):
-    """The EXIF orientation of a Pillow picture, 2 to 8, or 1: it is upright, or nothing legible says otherwise."""
-    with suppress(Exception):
-        mark = img.getexif().get(0x0112)
-        return mark if mark in _TURNS else 1
-    return 1
-
-
-def _upright(img, turn):
-    """A picture turned as an orientation says."""
-    return img.transpose(Image.Transpose[_TURNS[turn]]) if turn in _TURNS else img
-
-
 def _read(path, what):
     """A picture with its pixels. ValueError in plain words if there are none; OSError if the file cannot be opened."""
     with open(path, "rb") as file:
         try:
-            with Image.open(file) as img:
-                img.load()
-                return img
+            return read_picture(file)
         except Exception as e:  # Pillow raises OSError, SyntaxError, struct.error and others on damaged files
-            kinds = {Image.UnidentifiedImageError: "not a picture", Image.DecompressionBombError: "too many pixels"}
-            why = kinds.get(type(e), "damaged or cut short")
-            raise ValueError(
-                f"{path}: cannot be read as a {what} ({why}); run `petseg check`, or fetch it again"
-            ) from e
+            why = f"cannot be read as a {what}: {say_why(e)}; run `petseg check`, or fetch it again"
+            raise ValueError(f"{path}: {why}") from e
 
 
 def open_photo(
@@ -263,7 +238,7 @@ def open_photo(
 
 def _rgb(img, path):
     """The pixels of a Pillow picture, upright, (H, W, 3) uint8. ValueError naming its file if that cannot be."""
-    img = _upright(img, _turn(img))
+    img = turned(img, orientation(img))
     if img.mode.startswith("I;16"):
         img = Image.fromarray((np.asarray(img) >> 8).astype("uint8"))
     if img.mode in ("I", "F"):
@@ -277,7 +252,7 @@ def open_mask(
 ) -> np.ndarray:  # (H, W) uint8: indices of classes, or IGNORE
     """Read a mask. OSError, or ValueError naming the file, and the values that are of no class."""
     img = _read(path, "mask")
-    codes, known = _codes(_upright(img, _turn(img)), classes, path), _known(classes)
+    codes, known = _codes(turned(img, orientation(img)), classes, path), _known(classes)
     found, where = np.unique(codes, return_inverse=True)
     if strange := [int(c) for c in found if c not in known]:
         raise ValueError(f"{path}: {_strange(codes, strange, classes)}")
@@ -375,7 +350,7 @@ def _pair(img, path, mask):
     """A Pillow picture's pixels and its mask, both upright. ValueError naming the photo's file if they do not fit."""
     rgb = _rgb(img, path)
     if rgb.shape[:2] != mask.shape == img.size[::-1]:
-        mask = np.array(_upright(Image.fromarray(mask), _turn(img)))
+        mask = np.array(turned(Image.fromarray(mask), orientation(img)))
     if rgb.shape[:2] != mask.shape:
         raise ValueError(f"{path}: photo is {rgb.shape[:2]} (height, width) but its mask {mask.shape}")
     return rgb, mask
@@ -418,7 +393,7 @@ def _photo_problems(sample, mask):
             yield Problem(sample.name, sample.photo, what, repairable=True)
         if mask is not None:
             _pair(img, sample.photo, mask)
-        if (turn := _turn(img)) != 1 and _upright(img, turn).size == img.size:
+        if (turn := orientation(img)) != 1 and turned(img, turn).size == img.size:
             what = (
                 f"its orientation mark ({turn}) turns it, and the mask fits both ways; taken to be drawn upright: look"
             )
@@ -548,7 +523,13 @@ def _is_plain(photo, trimap, classes):
     with suppress(Exception), Image.open(photo) as p, Image.open(trimap) as t:
         kinds = p.format in ("JPEG", "MPO", "PNG", "GIF") and (t.format, t.mode) == ("PNG", "L") and not coloured
         still = p.format in ("JPEG", "MPO") or not getattr(p, "is_animated", False)
-        return kinds and still and _turn(p) == _turn(t) == 1 and p.size == t.size and "transparency" not in t.info
+        return (
+            kinds
+            and still
+            and orientation(p) == orientation(t) == 1
+            and p.size == t.size
+            and "transparency" not in t.info
+        )
     return False
 
 

@@ -7,20 +7,28 @@ __all__ = ['MIRRORS', 'ARCHIVES', 'Archive', 'download_pets']
 
 # %% ../nbs/12_download.ipynb #c002
 import errno
+import gzip
 import hashlib
+import io
+import itertools
+import math
+import os
 import re
 import shutil
+import stat
 import sys
 import tarfile
 import time
-from contextlib import suppress
+import zlib
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from functools import partial
-from http.client import HTTPException
+from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
+from numbers import Integral, Real
 from pathlib import Path, PurePosixPath
 from urllib.error import HTTPError
-from urllib.request import Request, urlopen
+from urllib.request import HTTPHandler, HTTPRedirectHandler, HTTPSHandler, Request, build_opener
 
 from tqdm import tqdm
 
@@ -71,15 +79,93 @@ class _Failed(Exception):
     """A mirror's answer that is not the file. `again`: asking it once more may help; `after`: its Retry-After header."""
 
     def __init__(self, answer, again=False, after=""):
-        super().__init__(answer)
+        super().__init__("".join(c for c in " ".join(str(answer).split()) if c.isprintable())[:400])
         self.again, self.after = again, after
 
+# %% ../nbs/12_download.ipynb #slow02
+@dataclass(frozen=True)
+class _Limits:
+    """How long a mirror is listened to."""
+
+    timeout: float  # seconds without a byte
+    rate: float  # bytes a second, at least, over each `timeout` seconds of waiting
+    until: float  # when patience with the mirror ends, on the clock of `time.monotonic`
+    most: int  # bytes of one connection, headers and all
+
+
+class _Metered(io.RawIOBase):
+    """The bytes of `raw`; `TimeoutError` or `OSError` where they pass the limits."""
+
+    def __init__(self, raw, limits):
+        self.raw, self.limits = raw, limits
+        self.waited, self.came, self.total = 0.0, 0, 0
+
+    def readable(self):
+        return True
+
+    def readinto(self, buffer):
+        before = time.monotonic()
+        n = self.raw.readinto(buffer)
+        now, limits = time.monotonic(), self.limits
+        self.waited, self.came, self.total = self.waited + now - before, self.came + n, self.total + n
+        if now > limits.until:
+            raise TimeoutError("too slow: our patience with this mirror is at its end")
+        if self.total > limits.most:
+            raise OSError(f"it sends without end, {self.total:,} bytes so far")
+        if n and self.waited > limits.timeout:
+            if self.came < limits.rate * self.waited:
+                raise TimeoutError(f"too slow: {self.came:,} bytes in {self.waited:.1f} s")
+            self.waited, self.came = 0.0, 0
+        return n
+
+    def close(self):
+        self.raw.close()
+        super().close()
+
+# %% ../nbs/12_download.ipynb #slow04
+class _Reply(HTTPResponse):
+    """A reply read through the meter, from its first byte."""
+
+    def __init__(self, limits, sock, *args, **how):
+        super().__init__(sock, *args, **how)
+        self.fp = io.BufferedReader(_Metered(self.fp.detach(), limits))
+
+
+class _Handler(HTTPHandler, HTTPSHandler):
+    """Opens addresses of http and https within the limits."""
+
+    def __init__(self, limits):
+        super().__init__()
+        self.limits = limits
+
+    def _connection(self, kind, *args, **how):
+        connection = kind(*args, **how)
+        connection.response_class = partial(_Reply, self.limits)
+        return connection
+
+    def http_open(self, request):
+        return self.do_open(partial(self._connection, HTTPConnection), request)
+
+    def https_open(self, request):
+        return self.do_open(partial(self._connection, HTTPSConnection), request)
+
+
+class _Redirects(HTTPRedirectHandler):
+    """Follows a redirect to a web address that is as safe."""
+
+    def redirect_request(self, request, reply, code, reason, headers, url):
+        reply.close()  # what it says is not read
+        if not url.startswith(("https:", f"{request.type}:")):
+            raise _Failed(f"HTTP {code}, sent on to {url}, which is not followed")
+        return super().redirect_request(request, reply, code, reason, headers, url)
+
 # %% ../nbs/12_download.ipynb #c010
-def _open(url, start, timeout):
+def _open(url, start, limits):
     """The reply to a request for `url` from byte `start` on, None for a 416; every other trouble is a `_Failed`."""
     headers = {"User-Agent": "petseg"} | ({"Range": f"bytes={start}-"} if start else {})
     try:
-        return urlopen(Request(url, headers=headers), timeout=timeout)
+        opener = build_opener(_Handler(limits), _Redirects)
+        return opener.open(Request(url, headers=headers), timeout=limits.timeout)
     except HTTPError as e:
         e.close()
         if e.code == 416 and start:
@@ -88,68 +174,79 @@ def _open(url, start, timeout):
         raise _Failed(f"HTTP {e.code} {e.reason}", again, after) from e
     except (OSError, HTTPException) as e:
         raise _Failed(f"{type(e).__name__}: {e}", again=True) from e
+    except (ValueError, OverflowError) as e:  # an address, of a redirect too, that is none
+        raise _Failed(f"{type(e).__name__}: {e}") from e
 
 # %% ../nbs/12_download.ipynb #c012
-def _ask(url, start, size, timeout):
+def _ask(url, start, size, limits):
     """A reply that brings a file of `size` bytes from `start` on, or whole where that is refused; and where it begins."""
-    reply = _open(url, start, timeout)
+    reply = _open(url, start, limits)
     if start and (reply is None or reply.status == 206):
         served = reply.headers.get("Content-Range", "") if reply else ""
         if re.fullmatch(rf"bytes {start}-\d+/({size}|\*)", served):
             return reply, start
         if reply:
             reply.close()
-        return _ask(url, 0, size, timeout)
-    if reply.length not in (None, size):
+        return _ask(url, 0, size, limits)
+    packed = reply.headers.get("Content-Encoding", "identity")
+    if reply.length not in (None, size) or reply.length is None and packed != "identity":
+        found = f"packed as {packed}" if reply.length is None else f"of {reply.length:,} bytes"
         reply.close()
-        raise _Failed(f"a file of {reply.length:,} bytes, expected {size:,}")
+        raise _Failed(f"a file {found}, expected {size:,}")
     return reply, 0
 
 # %% ../nbs/12_download.ipynb #c014
-def _chunks(reply):
-    """The bytes of `reply`, 64 KiB at a time."""
+def _chunks(reply, start):
+    """The bytes of `reply`, 64 KiB at a time; `_Failed` where a whole reply is empty or a web page."""
     try:
-        while chunk := reply.read1(1 << 16):
+        chunk = reply.read1(1 << 16)
+        if not start and chunk.lstrip()[:1] in (b"", b"<"):
+            raise _Failed(f"no archive but {chunk[:40]!r}", again=not chunk)
+        while chunk:
             yield chunk
-    except (OSError, HTTPException) as e:
+            chunk = reply.read1(1 << 16)
+    except (OSError, HTTPException, ValueError) as e:
         raise _Failed(f"{type(e).__name__}: {e}", again=True) from e
 
 # %% ../nbs/12_download.ipynb #c016
-def _receive(url, part, archive, timeout, progress):
+def _receive(url, part, archive, limits, progress):
     """Append to `part` what it lacks, or write it anew; `_Failed` when the reply ends too soon."""
     if _size(part) == archive.size:
         return
-    reply, start = _ask(url, _size(part) if _size(part) < archive.size else 0, archive.size, timeout)
+    reply, start = _ask(url, _size(part) if _size(part) < archive.size else 0, archive.size, limits)
     with (
         reply,
-        part.open("ab" if start else "wb") as f,
         tqdm(
             total=archive.size, initial=start, desc=archive.name, unit="B", unit_scale=True, disable=not progress
         ) as bar,
     ):
-        for chunk in _chunks(reply):
-            bar.update(f.write(chunk))
-            if f.tell() > archive.size:
-                break
+        chunks = _chunks(reply, start)
+        first = [*itertools.islice(chunks, 1)]  # before the part on disk is given up for it
+        with part.open("ab" if start else "wb") as f:
+            for chunk in itertools.chain(first, chunks):
+                bar.update(f.write(chunk))
+                if f.tell() > archive.size:
+                    break
     if _size(part) < archive.size:
         raise _Failed(f"the connection ended at {_size(part):,} of {archive.size:,} bytes", again=True)
 
 # %% ../nbs/12_download.ipynb #c018
 def _pause(failure, failures, backoff, max_wait):
     """Seconds until the next try: Retry-After (seconds or a date), else `backoff` doubled each time; at most `max_wait`."""
-    wait, after = backoff * 2 ** (failures - 1), failure.after
+    wait, after = backoff * 2.0 ** min(failures - 1, 60), failure.after
     with suppress(TypeError, ValueError):  # no Retry-After, or one that cannot be read
         wait = int(after) if after.isdigit() else parsedate_to_datetime(after).timestamp() - time.time()
     return min(max(wait, 0), max_wait)
 
 # %% ../nbs/12_download.ipynb #c020
-def _from_mirror(url, part, archive, tries, timeout, backoff, max_wait, progress):
+def _from_mirror(url, part, archive, tries, timeout, rate, patience, backoff, max_wait, progress):
     """Complete `part` from one mirror, or `_Failed` with its last answer; a wrong file is fetched anew once if resumed."""
+    limits = _Limits(timeout, rate, time.monotonic() + patience, 2 * archive.size + (1 << 20))
     best, failures, thrown = _size(part), 0, 0
     while True:
         resumed = _size(part) > 0
         try:
-            _receive(url, part, archive, timeout, progress)
+            _receive(url, part, archive, limits, progress)
             if not (wrong := _wrong(part, archive)):
                 return part
             part.unlink()
@@ -157,9 +254,9 @@ def _from_mirror(url, part, archive, tries, timeout, backoff, max_wait, progress
             raise _Failed(f"a wrong file: {wrong}", again=resumed and thrown == 1)
         except _Failed as failure:
             failures = 1 if _size(part) > best + archive.size // 100 else failures + 1
-            if not failure.again or failures >= tries:
-                raise
             best, wait = max(best, _size(part)), _pause(failure, failures, backoff, max_wait)
+            if not failure.again or failures >= tries or time.monotonic() + wait > limits.until:
+                raise
             if progress:
                 print(f"{url}: {failure}; again in {wait:.0f} s", file=sys.stderr)
             time.sleep(wait)
@@ -178,10 +275,26 @@ def _fetch(archive, cache, mirrors, **how):
     raise OSError("\n".join([f"No mirror gave {archive.name}:", *answers, todo]))
 
 # %% ../nbs/12_download.ipynb #c024
-def _member(archive, member, folder):
-    """What to write for `member`, None to skip it; `ValueError` if it is neither file nor folder, or leads outside."""
+class _Bounded:
+    """An unfolding file that brings at most `left` bytes; `ValueError` where it has more."""
+
+    def __init__(self, file, left):
+        self.file, self.left = file, left
+
+    def read(self, n):
+        data = self.file.read(min(n, self.left + 1))
+        self.left -= len(data)
+        if self.left < 0:
+            raise ValueError(f"{self.file.name} unfolds to far more than its size: nothing was unpacked.")
+        return data
+
+
+def _member(archive, left, member, folder):
+    """What to write for `member`, None to skip it; `ValueError` if it is not a file or folder inside, or too many come."""
     parts = PurePosixPath(member.name).parts
-    if not (member.isreg() or member.isdir()):
+    if next(left, None) is None:
+        what = "one of far too many"
+    elif not (member.isreg() or member.isdir()):
         what = "a link or a device"
     elif member.name.startswith("/") or ".." in parts:
         what = "a path outside the data set"
@@ -220,25 +333,69 @@ def _is_there(dest, photos):
     return False
 
 # %% ../nbs/12_download.ipynb #c030
-def _check_disk(home, cache, archives, progress):
-    """Say how much room archives and files still need; `OSError` (ENOSPC) when the disk has less."""
+def _check_disk(home, cache, archives, progress, full=False):
+    """Say how much room archives and files still need; `OSError` (ENOSPC) when the disk has less, or is `full`."""
     need = sum(int(2.25 * a.size) - _size(cache / f"{a.name}.part") for a in archives)
     disk = next(p for p in home.parents if p.exists())
     free = shutil.disk_usage(disk).free
     says = f"{home} needs {need / 1e9:,.2f} GB of disk, archives and files; {disk} has {free / 1e9:,.2f} GB free"
-    if free < need:
+    if full:
+        kept = sum(_size(cache / f"{a.name}.part") for a in archives)
+        says = f"{cache} is full: {says}, or a quota is used up; the {kept:,} bytes that came are kept"
+    if free < need or full:
         raise OSError(errno.ENOSPC, f"{says}. Free some, or name a folder on another disk")
     if progress:
         print(says, file=sys.stderr)
 
+# %% ../nbs/12_download.ipynb #alone02
+@contextmanager
+def _alone(cache, archives):
+    """Make and lock `cache` for a while; `OSError` where another download has it, or where links and the like are in it."""
+    for path in (cache, *(cache / f"{a.name}.part" for a in archives)):
+        with suppress(FileNotFoundError):
+            found = path.lstat()
+            if stat.S_ISDIR(found.st_mode) if path == cache else stat.S_ISREG(found.st_mode) and found.st_nlink == 1:
+                continue
+            raise FileExistsError(
+                f"{path} is a link or of another kind, so it was left alone: remove it and call again."
+            )
+    folder = _lock(cache)
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            cache.rmdir()  # kept when something lies in it: a part, or somebody else's file
+        if folder is not None:
+            os.close(folder)
+
+
+def _lock(cache):
+    """Make `cache` and lock it, as an open file, or None where that cannot be; `BlockingIOError` if another has the lock."""
+    cache.mkdir(parents=True, exist_ok=True)
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        return None
+    folder = os.open(cache, os.O_RDONLY | os.O_NOFOLLOW)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as e:
+        os.close(folder)
+        raise BlockingIOError(f"Another download works in {cache}: wait until it ends, then call again.") from e
+    except OSError:  # a network disk without such locks
+        pass
+    return folder
+
 # %% ../nbs/12_download.ipynb #c032
 def _install(parts, home, new, photos):
     """Unpack `parts` into `new` and rename it `home`, or leave nothing; `ValueError` when they are not the data set."""
+    if new.is_symlink():
+        new.unlink()
     shutil.rmtree(new, ignore_errors=True)
+    new.mkdir()
     try:
         for part in parts:
-            with tarfile.open(part) as tar:
-                tar.extractall(new, filter=partial(_member, part))
+            _unpack(part, new, photos)
         if lacks := _lacks(new, photos):
             raise ValueError(f"The archives in {new.parent} lack {lacks}.")
         if home.exists():
@@ -247,7 +404,29 @@ def _install(parts, home, new, photos):
     finally:
         shutil.rmtree(new, ignore_errors=True)
 
+
+def _unpack(part, folder, photos):
+    """Unpack an archive into `folder`; `ValueError` when it is damaged, or holds what it should not."""
+    left = iter(range(10 * photos + 1000))  # members
+    try:
+        with gzip.open(part) as file:
+            bounded = _Bounded(file, 4 * _size(part) + (64 << 20))
+            with tarfile.open(fileobj=bounded, mode="r|") as tar:
+                tar.extractall(folder, filter=partial(_member, part, left))
+            while bounded.read(1 << 20):  # to the checksum at its end
+                pass
+    except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile, FileExistsError, NotADirectoryError) as e:
+        raise ValueError(f"{part} is damaged ({e}): nothing was unpacked. Remove it and call again.") from e
+
 # %% ../nbs/12_download.ipynb #c034
+def _check_numbers(kind, least, **numbers):
+    """`ValueError` unless the numbers are of this kind, `least` or more."""
+    for name, n in numbers.items():
+        if isinstance(n, bool) or not isinstance(n, kind) or not least <= n < math.inf:
+            whole = "whole " * (kind is Integral)
+            raise ValueError(f"{name} must be a {whole}number, {least} or more; found {n!r}")
+
+
 def download_pets(
     dest,  # folder to make, of images/ and annotations/; the archives wait in DEST.download beside it
     *,
@@ -256,26 +435,39 @@ def download_pets(
     photos=7_390,  # number of photos, and of trimaps, in the whole data set
     tries=5,  # tries per mirror and archive without progress, 1 or more
     timeout=30.0,  # seconds without a byte after which a connection counts as dead
+    rate=2_000.0,  # bytes a second; so does one that brings fewer for `timeout` seconds
+    patience=6 * 3600.0,  # seconds for one archive from one mirror, all tries together
     backoff=1.0,  # seconds before the second try, doubled for each one after
     max_wait=60.0,  # seconds, the longest pause between two tries, also where a server asks for more
     progress=True,  # bool: report on stderr
 ):  # `dest` as a Path
     """Download the Oxford-IIIT Pet data set into `dest`; nothing to do when it is there, and a broken download resumes.
 
-    `FileExistsError`: `dest` holds something else. `OSError`: too little disk, or no mirror gave an archive.
-    `ValueError`: an archive holds a link, a path outside, or not the data set."""
+    `FileExistsError`: `dest` holds something else. `OSError`: too little disk, another download, or no mirror gave an
+    archive. `ValueError`: an argument; or an archive is damaged, holds a link, a path outside, or not the data set."""
+    _check_numbers(Integral, 1, photos=photos, tries=tries)
+    _check_numbers(Real, 0.01, timeout=timeout, patience=patience)
+    _check_numbers(Real, 0, rate=rate, backoff=backoff, max_wait=max_wait)
+    if isinstance(mirrors, str) or not all(re.match("https?://", str(m)) for m in mirrors):
+        raise ValueError(f"mirrors must be a list of addresses that begin http:// or https://; found {mirrors!r}")
     dest = Path(dest).expanduser()
     if _is_there(dest, photos):
         return dest
     home = dest.resolve()
     cache = home.with_name(f"{home.name}.download")
+    how = {"timeout": timeout, "rate": rate, "patience": patience, "backoff": backoff, "max_wait": max_wait}
+    how |= {"tries": tries, "progress": progress}
     _check_disk(home, cache, archives, progress)
-    cache.mkdir(parents=True, exist_ok=True)
-    how = {"tries": tries, "timeout": timeout, "backoff": backoff, "max_wait": max_wait, "progress": progress}
-    parts = [_fetch(archive, cache, mirrors, **how) for archive in archives]
-    _install(parts, home, cache / "unpacked", photos)
-    for part in parts:
-        part.unlink()
-    with suppress(OSError):
-        cache.rmdir()  # kept when somebody else's file lies in it
+    with _alone(cache, archives):
+        if _is_there(dest, photos):  # meanwhile, thanks to another download
+            return dest
+        try:
+            parts = [_fetch(archive, cache, mirrors, **how) for archive in archives]
+            _install(parts, home, cache / "unpacked", photos)
+        except OSError as e:
+            if e.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+                _check_disk(home, cache, archives, progress, full=True)
+            raise
+        for part in parts:
+            part.unlink()
     return dest

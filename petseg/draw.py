@@ -16,10 +16,25 @@ import os
 import tempfile
 from dataclasses import dataclass, replace
 from functools import partial
+from numbers import Integral
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
+
+
+def _check_whole(least, **numbers):
+    """ValueError unless these are whole numbers, `least` or more."""
+    for name, n in numbers.items():
+        if isinstance(n, bool) or not isinstance(n, Integral) or n < least:
+            raise ValueError(f"{name} must be a whole number, {least} or more; found {n!r}")
+
+
+def _check_size(size):
+    """ValueError unless a picture can have this size."""
+    _check_whole(48, size=size)
+    if size > 8192:
+        raise ValueError(f"size must be 8192 or less; found {size}")
 
 # %% ../nbs/11_draw.ipynb #c005
 def one_of(rng, choices):
@@ -40,6 +55,7 @@ def points(text):
 
 def smooth(through, n=8):
     """A closed smooth curve (Catmull-Rom) through k points, as (k * n, 2)."""
+    _check_whole(1, n=n)
     b, t = points(through), np.linspace(0, 1, n, endpoint=False)[:, None, None]
     a, c, d = np.roll(b, 1, 0), np.roll(b, -1, 0), np.roll(b, -2, 0)
     q = 2 * b + (c - a) * t + (2 * a - 5 * b + 4 * c - d) * t**2 + (3 * b - a - 3 * c + d) * t**3
@@ -64,6 +80,7 @@ def box(x0, y0, x1, y1):
 # %% ../nbs/11_draw.ipynb #c012
 def limb(along, r0, r1, n=12):
     """A tube with round ends along the Bezier curve of the points, its radius going from r0 to r1."""
+    _check_whole(2, n=n)
     p, t = points(along)[:, None], np.linspace(0, 1, n)[:, None]
     while len(p) > 1:
         p = p[:-1] * (1 - t) + p[1:] * t
@@ -186,6 +203,7 @@ def make_coat(rng, pattern):
 # %% ../nbs/11_draw.ipynb #c031
 def noise(rng, shape, cells):
     """Smooth noise 0..1 of `shape` (height, width), with about `cells` bumps across."""
+    _check_whole(1, cells=cells)
     grid = Image.fromarray(rng.random((cells, cells), np.float32))
     return np.asarray(grid.resize(shape[::-1], Image.Resampling.BICUBIC))
 
@@ -216,6 +234,7 @@ def cloth(rng, shape, unit, coat):
 # %% ../nbs/11_draw.ipynb #c034
 def streaks(rng, shape, unit, n):
     """Fur inside the outline: n short strokes, darker and lighter, around 1."""
+    _check_whole(0, n=n)
     ink, xy = Image.new("L", shape[::-1], 128), rng.random((n, 2)) * shape[::-1]
     draw, ends = ImageDraw.Draw(ink), xy + rng.normal((0, 0.2), 0.08, xy.shape) * unit
     for line, grey in zip(np.hstack([xy, ends]).tolist(), rng.integers(80, 176, n).tolist(), strict=True):
@@ -236,6 +255,7 @@ class Canvas:
 # %% ../nbs/11_draw.ipynb #c038
 def blank(rng, w, h, place, light):
     """An empty canvas of w x h pixels."""
+    _check_whole(1, w=w, h=h)
     return Canvas(np.zeros((h, w, 3), np.float32), np.zeros((h, w), np.float32), place, light, noise(rng, (h, w), 9))
 
 # %% ../nbs/11_draw.ipynb #c040
@@ -661,9 +681,10 @@ def draw_pet(
     scene=None,  # a key of SCENES
     front=None,  # what hides a part of the pet, one of the things listed in SCENES; "": nothing
 ):
-    """Draw one pet: a `Drawing`. ValueError for a size below 48 or a name that is not there."""
-    if size < 48:
-        raise ValueError(f"size is {size}: use 48 pixels or more")
+    """Draw one pet: a `Drawing`. ValueError for a size below 48, a wrong seed, or a name that is not there."""
+    _check_size(size)
+    for part in seed if isinstance(seed, (tuple, list)) else () if isinstance(seed, np.random.Generator) else (seed,):
+        _check_whole(0, seed=part)
     rng = np.random.default_rng(seed)
     breed, pose, scene = choose(rng, breed, BREEDS), choose(rng, pose, POSES), choose(rng, scene, SCENES)
     (species, pattern), (make, fronts) = BREEDS[breed], SCENES[scene]
@@ -675,6 +696,7 @@ def draw_pet(
 # %% ../nbs/11_draw.ipynb #c109
 def rows_of(n):
     """For each of n pictures: breed, line in the lists (NAME CLASS-ID SPECIES BREED-ID), and is it for testing?"""
+    _check_whole(0, n=n)
     table = []
     for i in range(n):
         breed, number = list(BREEDS)[i % len(BREEDS)], i // len(BREEDS)
@@ -711,7 +733,7 @@ def fault(dest, table, note, alpha):
     if not dest.is_dir():
         return "a file"
     first = dest / "annotations/list.txt"
-    line = first.read_text("utf-8", "replace").partition("\n")[0] if first.is_file() else ""
+    line = first.read_text("utf-8-sig", "replace").partition("\n")[0] if first.is_file() else ""
     if line != f"# {note}":
         return f"a data set that begins with {line!r}" if line else "a folder without annotations/list.txt"
     kinds = ["images/{}.jpg", "annotations/trimaps/{}.png", *["annotations/alphas/{}.png"] * alpha]
@@ -740,8 +762,9 @@ def draw_pets(
     alpha=False,  # also write annotations/alphas: the true alpha, 8 bits
 ):
     """Write n drawn pets in the official layout, return the folder. ValueError: n, size or seed; FileExistsError: `dest`."""
-    if n < 1 or size < 48 or seed < 0:
-        raise ValueError(f"n={n}, size={size}, seed={seed}: use n of 1 or more, size of 48 or more, seed of 0 or more")
+    _check_whole(1, n=n)
+    _check_size(size)
+    _check_whole(0, seed=seed)
     dest, table = Path(dest), rows_of(n)
     note = f"drawn pets, style 1: n={n} size={size} seed={seed} alpha={bool(alpha)}"
     if dest.is_file() or (dest.is_dir() and any(dest.iterdir())):

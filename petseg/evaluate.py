@@ -8,6 +8,7 @@ __all__ = ['confusion_matrix', 'scores', 'boundary', 'boundary_counts', 'calibra
 
 # %% ../nbs/04_evaluate.ipynb #c003
 from dataclasses import dataclass
+from numbers import Integral
 
 import keras
 import matplotlib.pyplot as plt
@@ -16,7 +17,14 @@ from matplotlib.figure import Figure
 from scipy import ndimage
 from tqdm.auto import tqdm
 
-from .data import Sample, get_dataset, open_mask
+from .data import Sample, get_dataset, open_pair, plain_errors
+
+
+def _check_whole(least=1, **numbers):
+    """ValueError unless these are whole numbers, `least` or more."""
+    for name, n in numbers.items():
+        if isinstance(n, bool) or not isinstance(n, Integral) or n < least:
+            raise ValueError(f"{name} must be a whole number, {least} or more; found {n!r}")
 
 # %% ../nbs/04_evaluate.ipynb #c007
 def confusion_matrix(
@@ -25,6 +33,7 @@ def confusion_matrix(
     num_classes: int = 3,
 ) -> np.ndarray:  # (num_classes, num_classes) int64; rows: truth, columns: prediction
     """Count the pixels of each true class by what they were taken for. ValueError if these are not as many class numbers."""
+    _check_whole(num_classes=num_classes)
     truth, prediction = np.asarray(truth).ravel(), np.asarray(prediction).ravel()
     if truth.shape != prediction.shape:
         raise ValueError(f"{truth.size} true pixels and {prediction.size} predicted ones")
@@ -90,6 +99,7 @@ def boundary(
     width: int,  # pixels, 1 or more
 ) -> np.ndarray:  # (H, W) bool
     """The mask's pixels at most `width` from its outside, which begins at the frame (Cheng et al. 2021)."""
+    _check_whole(width=width)
     depth = ndimage.distance_transform_cdt(np.pad(np.asarray(mask, bool), 1), "chessboard")[1:-1, 1:-1]
     return (depth > 0) & (depth <= width)
 
@@ -112,6 +122,7 @@ def calibration_counts(
     bins: int = 10,  # of equal width, from 0 to 1
 ) -> np.ndarray:  # (3, bins): pixels, right ones, and the sum of their highest probabilities
     """Count pixels by their highest probability. ValueError if it is none."""
+    _check_whole(bins=bins)
     probabilities = np.asarray(probabilities, "float64")
     top, right = probabilities.max(-1).ravel(), (probabilities.argmax(-1) == truth).ravel()
     if not ((top >= 0) & (top <= 1.001)).all():
@@ -158,11 +169,12 @@ def evaluate_samples(
     progress: bool = False,  # show a progress bar
 ) -> list[Counts]:  # in the samples' order
     """Predict samples at the net's size and count. ValueError if there are none, or the net has no size."""
+    _check_whole(batch_size=batch_size)
     size = model.input_shape[1:3]
     if None in size:
         raise ValueError(f"{model.name} takes photos of any size; build it for one, such as (160, 160)")
     found, pairs = [], ([s.photo for s in samples], [s.trimap for s in samples])
-    with tqdm(total=len(samples), desc="evaluating", unit="photo", disable=not progress) as bar:
+    with plain_errors(), tqdm(total=len(samples), desc="evaluating", unit="photo", disable=not progress) as bar:
         for images, masks in get_dataset(batch_size, size, *pairs).as_numpy_iterator():
             for mask, said in zip(masks[..., 0], _predict(model, images, flip), strict=True):
                 sample = samples[len(found)]
@@ -180,7 +192,7 @@ def _predict(model, images, flip):
 
 def _count_own(sample, probabilities):
     """Counts at the photo's own size, from probabilities at the net's."""
-    truth = open_mask(sample.trimap)
+    _, truth = open_pair(sample.photo, sample.trimap)
     resized = keras.ops.image.resize(probabilities, truth.shape, interpolation="bilinear", data_format="channels_last")
     return _count(sample, truth, keras.ops.convert_to_numpy(resized))
 
@@ -210,6 +222,10 @@ def bootstrap(
     seed: int = 0,  # same seed, same draws
 ) -> dict[str, tuple[float, float]]:  # for each score, 0..1; NaN for one photo, which says nothing of others
     """95 % intervals of the scores over the set (Efron 1979): photos drawn again, with replacement."""
+    _check_whole(repeats=repeats)
+    _check_whole(0, seed=seed)
+    if not counts:
+        raise ValueError("no photos to score")
     n = len(counts)
     times = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), repeats)  # how often each photo is drawn
     drawn = _scored(*(np.tensordot(times, part, axes=1) for part in _totals(counts)))
@@ -263,6 +279,8 @@ def by_group(
     group: str,  # "species" or "breed", as `Sample` knows them
 ) -> dict[str, dict]:  # name: what `summarize` says of its photos
     """All scores of each species or breed, in the order of the alphabet."""
+    if group not in ("species", "breed"):
+        raise ValueError(f"group must be 'species' or 'breed'; found {group!r}")
     names = sorted({getattr(c.sample, group) for c in counts})
     return {name: summarize([c for c in counts if getattr(c.sample, group) == name]) for name in names}
 
@@ -273,6 +291,7 @@ def worst(
     score: str = "pet + border IoU",  # a key of `per_photo`
 ) -> list[tuple[Sample, float]]:  # lowest first; photos without that score are left out
     """The photos with the lowest scores. ValueError if there is no such score."""
+    _check_whole(0, n=n)
     values = per_photo(counts)
     if score not in values:
         raise ValueError(f"no score {score!r}; there are: {', '.join(values)}")

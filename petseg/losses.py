@@ -6,8 +6,18 @@
 __all__ = ['tversky', 'dice', 'focal', 'border_cross_entropy', 'get_loss']
 
 # %% ../nbs/01c_losses.ipynb #c003
+import math
+from numbers import Integral, Real
+
 import keras
 from keras import ops
+
+
+def _check_numbers(**numbers):
+    """ValueError unless these are numbers, 0 or more."""
+    for name, n in numbers.items():
+        if isinstance(n, bool) or not isinstance(n, Real) or not 0 <= n < math.inf:
+            raise ValueError(f"{name} must be a number, 0 or more; found {n!r}")
 
 # %% ../nbs/01c_losses.ipynb #c013
 def _columns(masks, scores):
@@ -28,7 +38,8 @@ def tversky(
     alpha: float = 0.3,  # what a pixel wrongly taken for the class costs
     beta: float = 0.7,  # what a missed pixel of the class costs
 ):  # scalar, 0..1
-    """1 - the mean Tversky index of the classes that are there (Salehi 2017). ValueError for other shapes."""
+    """1 - the mean Tversky index of the classes that are there (Salehi 2017). ValueError for other shapes or costs."""
+    _check_numbers(alpha=alpha, beta=beta)
     truth, scores = _columns(masks, scores)
     hit, false, missed = (
         ops.sum(x, axis=(0, 1, 2)) for x in (truth * scores, (1 - truth) * scores, truth * (1 - scores))
@@ -51,7 +62,8 @@ def focal(
     scores,  # (B, H, W, C), 0..1, C of them sum to 1
     gamma: float = 2.0,  # 0 is cross-entropy; the higher, the less an easy pixel counts
 ):  # scalar, 0 or more
-    """Cross-entropy with each pixel weighted by how wrong it is (Lin 2017). ValueError for other shapes."""
+    """Cross-entropy with each pixel weighted by how wrong it is (Lin 2017). ValueError for other shapes or powers."""
+    _check_numbers(gamma=gamma)
     truth, scores = _columns(masks, scores)
     return ops.mean(keras.losses.categorical_focal_crossentropy(truth, scores, alpha=1.0, gamma=gamma))
 
@@ -62,6 +74,7 @@ def border_cross_entropy(
     weight: float = 3.0,  # of a border pixel; of any other 1
 ):  # scalar, 0 or more
     """Cross-entropy, a weighted mean that minds the border (after Ronneberger 2015). ValueError for other shapes."""
+    _check_numbers(weight=weight)
     truth, scores = _columns(masks, scores)
     each = keras.losses.categorical_crossentropy(truth, scores)
     weights = 1 + (weight - 1) * truth[..., 2]
@@ -73,6 +86,8 @@ def get_loss(
     num_classes: int = 3,  # that the scores will have
 ):  # loss(masks, scores) -> float32 scalar, for Keras's `compile`
     """A loss by its name. ValueError if there is none, or none for so few classes."""
+    if isinstance(num_classes, bool) or not isinstance(num_classes, Integral) or num_classes < 2:
+        raise ValueError(f"num_classes must be a whole number, 2 or more; found {num_classes!r}")
     cross_entropy = keras.losses.SparseCategoricalCrossentropy(dtype="float32")
 
     def cross_entropy_dice(masks, scores):

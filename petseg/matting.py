@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageColor, ImageOps
 
-from .predict import Segmenter, load_photo, resize_scores
-from .visualize import overlay
+from .photos import load_photo
+from .predict import Segmenter, resize_scores
 
 # %% ../nbs/05b_matting.ipynb #n005
 class NoPetError(ValueError):
@@ -33,7 +33,7 @@ class Pet:
 
 
 def find_pet(
-    scores: np.ndarray,  # (h, w, 3) probabilities of pet, background, border, such as `Segmenter.small` gives
+    scores: np.ndarray,  # (h, w, 2 or 3) probabilities of pet, background, border, such as `Segmenter.small` gives
     size: tuple[int, int],  # (height, width) of the photo
 ) -> Pet:
     """Where the pet is. NoPetError if the net sees none."""
@@ -50,11 +50,11 @@ def find_pet(
 
 # %% ../nbs/05b_matting.ipynb #n009
 def clean(
-    scores: np.ndarray,  # (H, W, 3) probabilities of pet, background, border
+    scores: np.ndarray,  # (H, W, 2 or 3) probabilities of pet, background, border
     *,
     keep: float = 0.1,  # objects of this share of the largest one's area, or more; 0: all
     holes: float = 0.01,  # fill holes smaller than this share of all objects' area; 0: none
-) -> np.ndarray:  # (H, W, 3): background where objects were removed, pet where holes were filled
+) -> np.ndarray:  # the same: background where objects were removed, pet where holes were filled
     """Probabilities without specks and small holes."""
     from skimage.measure import label
 
@@ -67,15 +67,17 @@ def clean(
     gaps = label(~found, connectivity=1)
     areas = np.bincount(gaps.ravel())
     areas[[0, *gaps[0], *gaps[-1], *gaps[:, 0], *gaps[:, -1]]] = scores.size  # open to the outside
-    scores[specks], scores[areas[gaps] < holes * found.sum()] = (0, 1, 0), (1, 0, 0)
+    pet, background = np.eye(scores.shape[-1])[:2]
+    scores[specks], scores[areas[gaps] < holes * found.sum()] = background, pet
     return scores
 
 # %% ../nbs/05b_matting.ipynb #n013
 def to_trimap(
-    scores: np.ndarray,  # (H, W, 3) probabilities of pet, background, border
+    scores: np.ndarray,  # (H, W, 2 or 3) probabilities of pet, background, border
 ) -> np.ndarray:  # (H, W) uint8: 255 pet, 0 background, 128 unknown
     """A matting trimap."""
-    return np.select([scores[..., 0] > 0.5, scores[..., 1] > 0.5], [255, 0], 128).astype("uint8")
+    sure = 0.5 if scores.shape[-1] > 2 else 0.9
+    return np.select([scores[..., 0] > sure, scores[..., 1] > sure], [255, 0], 128).astype("uint8")
 
 # %% ../nbs/05b_matting.ipynb #n016
 def solve_alpha(
@@ -131,13 +133,13 @@ def _enlarge(photo, small, alpha):
 # %% ../nbs/05b_matting.ipynb #n022
 def estimate_alpha(
     photo: np.ndarray,  # (H, W, 3) uint8
-    scores: np.ndarray,  # (h, w, 3) probabilities of pet, background, border, of any size
+    scores: np.ndarray,  # (h, w, 2 or 3) probabilities of pet, background, border, of any size
     *,
     unknown: int = 60_000,  # pixels to solve for at most; more are sharper and slower
 ) -> np.ndarray:  # (H, W) uint8, 255 pet
     """How much of each pixel is pet, solved inside the predicted border."""
     (high, wide), (h, w) = photo.shape[:2], scores.shape[:2]
-    rows, columns = (np.flatnonzero((scores[..., 1] <= 0.5).any(axis)) for axis in (1, 0))
+    rows, columns = (np.flatnonzero(to_trimap(scores).any(axis)) for axis in (1, 0))
     alpha = np.zeros((high, wide), "uint8")
     if not len(rows):
         return alpha
@@ -162,7 +164,9 @@ def estimate_foreground(
     alpha: np.ndarray,  # (H, W) uint8, 255 pet
     *,
     tile: int = 512,  # pixels a side
-) -> np.ndarray:  # (H, W, 3) uint8: the photo, with the pet's own colours where it is half transparent
+) -> (
+    np.ndarray
+):  # (H, W, 3) uint8: the photo, with the pet's own colours where it is half transparent, black where it is not
     """The pet's colours without the background that shines through."""
     from pymatting import estimate_foreground_ml
 
@@ -177,16 +181,16 @@ def estimate_foreground(
                     found = estimate_foreground_ml(photo[wide] / 255, alpha[wide] / 255)
                 inner = found[top - y :, left - x :][:tile, :tile]
                 colours[here] = np.rint(255 * inner.clip(0, 1))
-    colours[alpha == 255] = photo[alpha == 255]
+    colours[alpha == 255], colours[alpha == 0] = photo[alpha == 255], 0
     return colours
 
 # %% ../nbs/05b_matting.ipynb #n028
 def plain_alpha(
-    scores: np.ndarray,  # (h, w, 3) probabilities of pet, background, border
+    scores: np.ndarray,  # (h, w, 2 or 3) probabilities of pet, background, border
     size: tuple[int, int],  # (height, width) wanted
 ) -> np.ndarray:  # (height, width) uint8, 255 pet
     """An alpha without matting: probability of pet + half of border, from .4 to .6 stretched to 0..255."""
-    middle = scores[..., 0] + scores[..., 2] / 2
+    middle = scores[..., 0] + scores[..., 2:].sum(-1) / 2
     whole = Image.fromarray(np.rint(255 * middle).astype("uint8")).resize(size[::-1], Image.BILINEAR)
     return ((np.arange(256) - 102) * 5).clip(0, 255).astype("uint8")[np.asarray(whole)]
 
@@ -211,6 +215,8 @@ def cut(
     scores = clean(segmenter.small([photo])[0])
     pet = find_pet(scores, photo.shape[:2])
     if kind in ("trimap", "overlay"):
+        from petseg.visualize import overlay
+
         whole = resize_scores(scores, photo.shape[:2])
         return Image.fromarray(to_trimap(whole) if kind == "trimap" else overlay(photo, whole)), pet
     alpha = estimate_alpha(photo, scores) if matting else plain_alpha(scores, photo.shape[:2])

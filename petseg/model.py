@@ -15,6 +15,21 @@ from numbers import Integral
 import keras
 from keras import layers
 
+
+def _whole(n):
+    """Is this a whole number, and not True or False?"""
+    return isinstance(n, Integral) and not isinstance(n, bool)
+
+
+def _check_counts(**numbers):
+    """Raise ValueError unless these are whole numbers, from 1 to as many as fit a computer; of classes from 2."""
+    for name, n in numbers.items():
+        least, most = 2 if name == "num_classes" else 1, {"num_classes": 256, "depth": 10}.get(name, 4096)
+        if not _whole(n) or n < least:
+            raise ValueError(f"{name} must be a whole number, {least} or more; found {n!r}")
+        if n > most:
+            raise ValueError(f"{name} must be a whole number, {least} to {most}; found {n}")
+
 # %% ../nbs/01_model.ipynb #c021
 def down_stage(
     x,  # feature maps, (batch, height, width, channels)
@@ -24,6 +39,7 @@ def down_stage(
     kernel_size=3,  # side of the convolutions' kernels, 1 or more
 ):  # feature maps, (batch, height / 2, width / 2, filters)
     """Two separable convolutions and a max-pooling, with a residual (Keras's pets example, after Xception)."""
+    _check_counts(filters=filters, kernel_size=kernel_size)
     residual = layers.Conv2D(filters, 1, strides=2, padding="same")(x)
     for _ in range(2):
         x = layers.Activation("relu")(x)
@@ -41,6 +57,7 @@ def up_stage(
     kernel_size=3,  # side of the convolutions' kernels, 1 or more
 ):  # feature maps, (batch, height * 2, width * 2, filters)
     """Two transposed convolutions of stride 1 and an up-sampling, with a residual (Keras's pets example)."""
+    _check_counts(filters=filters, kernel_size=kernel_size)
     residual = layers.Conv2D(filters, 1)(layers.UpSampling2D(2)(x))
     for _ in range(2):
         x = layers.Activation("relu")(x)
@@ -50,15 +67,17 @@ def up_stage(
     return layers.Add(name=name)([x, residual])
 
 # %% ../nbs/01_model.ipynb #c033
+def _check_size(img_size):
+    """Raise ValueError unless this is (height, width), each a number of pixels or None."""
+    pair = isinstance(img_size, (tuple, list)) and len(img_size) == 2
+    if not pair or not all(n is None or (_whole(n) and n > 0) for n in img_size):
+        raise ValueError(f"img_size must be (height, width) in pixels, such as (160, 160), or None; found {img_size!r}")
+
+
 def _check(img_size, num_classes, depth, **numbers):
     """Raise ValueError unless a network with `depth` halvings can be built for these numbers."""
-    for name, n in {"num_classes": num_classes, "depth": depth, **numbers}.items():
-        least = 2 if name == "num_classes" else 1
-        if not isinstance(n, Integral) or n < least:
-            raise ValueError(f"{name} must be a whole number, {least} or more; found {n!r}")
-    pair = isinstance(img_size, (tuple, list)) and len(img_size) == 2
-    if not pair or not all(n is None or (isinstance(n, Integral) and n > 0) for n in img_size):
-        raise ValueError(f"img_size must be (height, width) in pixels, such as (160, 160), or None; found {img_size!r}")
+    _check_counts(num_classes=num_classes, depth=depth, **numbers)
+    _check_size(img_size)
     step, wrong = 2**depth, []
     for side, n in zip(("height", "width"), img_size, strict=True):
         if n and n % step:
@@ -70,9 +89,10 @@ def _check(img_size, num_classes, depth, **numbers):
 # %% ../nbs/01_model.ipynb #c034
 def _check_list(name, values, count=None):
     """Raise ValueError unless `values` are whole numbers, 1 or more, and `count` of them if it is given."""
-    whole = isinstance(values, (tuple, list)) and all(isinstance(n, Integral) and n > 0 for n in values)
+    whole = isinstance(values, (tuple, list)) and all(_whole(n) and n > 0 for n in values)
     if not whole or not values or len(values) != (count or len(values)):
         raise ValueError(f"{name} must be a list of {count or 'one or more'} whole numbers above 0; found {values!r}")
+    _check_counts(**{name: max(values)})
 
 # %% ../nbs/01_model.ipynb #c037
 def score_pixels(
@@ -81,6 +101,7 @@ def score_pixels(
     kernel_size=1,  # side of the kernel, 1 or more
 ):  # scores, 0..1, float32, (batch, height, width, num_classes)
     """A convolution with a softmax over the classes, the layer `output`."""
+    _check_counts(num_classes=num_classes, kernel_size=kernel_size)
     return layers.Conv2D(
         num_classes, kernel_size, padding="same", activation="softmax", dtype="float32", name="output"
     )(x)
@@ -149,6 +170,7 @@ def conv_stage(
     name=None,  # name of the stage's last layer; None: Keras picks one
 ):  # feature maps, (batch, height, width, filters)
     """Two 3x3 convolutions with ReLU (Ronneberger et al. 2015, with padding)."""
+    _check_counts(filters=filters)
     for last in (None, name):
         x = layers.Conv2D(filters, 3, padding="same", use_bias=not batch_norm, kernel_initializer="he_normal")(x)
         x = layers.BatchNormalization()(x) if batch_norm else x
@@ -166,6 +188,7 @@ def unet(
 ):  # keras.Model: raw RGB, 0..255, (batch, height, width, 3) -> scores, 0..1, (batch, height, width, num_classes)
     """U-Net (Ronneberger et al. 2015, with padding); ValueError for a size or count that cannot be."""
     _check(img_size, num_classes, depth, width=width)
+    _check_counts(channels=width * 2**depth)
     photo = keras.Input((*img_size, 3), name="photo")
     x = layers.Rescaling(1 / 127.5, offset=-1)(photo)
     skips = []

@@ -7,22 +7,31 @@ __all__ = ['Recipe', 'get_recipe', 'build_model', 'write_json', 'read_history', 
 
 # %% ../nbs/02_train.ipynb #c003
 import csv
+import hashlib
+import io
 import json
 import math
 import os
+import re
 import shutil
+import warnings
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields, replace
 from importlib.util import find_spec
 from pathlib import Path
 
-import h5py
 import keras
 import numpy as np
 
-from .data import _augmented, get_dataset
+from .data import _augmented, get_dataset, plain_errors
 from .losses import get_loss
 from .model import get_model, unet
 from .zoo import attention_unet, deeplab, freeze, lite_unet, mobile_unet
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
 
 # %% ../nbs/02_train.ipynb #c005
 @dataclass(frozen=True)
@@ -52,10 +61,20 @@ class Recipe:
     seed: int = 1337  # of the initial weights, the order and the augmentation
 
     def __post_init__(self):
-        object.__setattr__(self, "img_size", tuple(self.img_size))
         for name, known in _CHOICES.items():
-            if getattr(self, name) not in known:
+            if not isinstance(getattr(self, name), str) or getattr(self, name) not in known:
                 raise ValueError(f"no {name} {getattr(self, name)!r}: take {' or '.join(known)}")
+        for name, limits in _LIMITS.items():
+            object.__setattr__(self, name, _number(name, getattr(self, name), *limits))
+        if not isinstance(self.img_size, (tuple, list)) or len(self.img_size) != 2:
+            raise ValueError(f"img_size must be (height, width), such as (160, 160); found {self.img_size!r}")
+        size = [n if n is None else _number("each side of img_size", n, int, 1, 10_000) for n in self.img_size]
+        object.__setattr__(self, "img_size", tuple(size))
+        if self.shuffle is not True and self.shuffle is not False:
+            raise ValueError(f"shuffle must be true or false; found {self.shuffle!r}")
+        _check_arguments("model_args", self.model_args)
+        _check_arguments("augment", {} if self.augment is None else self.augment)
+        get_loss(self.loss if isinstance(self.loss, str) else repr(self.loss), self.num_classes)
         if self.model not in _WITH_ENCODER and (self.encoder_rate != 1 or self.frozen != "nothing"):
             raise ValueError(f"{self.model} has no pretrained encoder: leave out encoder_rate and frozen")
         if self.schedule == "plateau" and (self.warmup or self.encoder_rate != 1):
@@ -69,7 +88,40 @@ _CHOICES = {
     "schedule": ("constant", "cosine", "plateau"),
     "monitor": ("val_loss", "val_mean_iou"),
     "precision": ("float32", "mixed_float16", "mixed_bfloat16"),
+    "frozen": ("nothing", "statistics", "encoder"),
 }
+_LIMITS = {  # kind, least, most; of floats the last is just too much
+    "num_classes": (int, 2, 256),
+    "batch_size": (int, 1, 1_000_000),
+    "epochs": (int, 1, 1_000_000),
+    "patience": (int, 0, 1_000_000),
+    "seed": (int, 0, 2**32 - 1),
+    "learning_rate": (float, 0, 1e30),
+    "encoder_rate": (float, 0, 1e30),
+    "weight_decay": (float, 0, 1e30),
+    "warmup": (float, 0, 1e6),
+    "ema": (float, 0, 1),
+}
+
+
+def _number(name, value, kind, least, most):
+    """The number, if it is one between these; bool, NaN and infinity are none. ValueError."""
+    kinds = (int, np.integer) if kind is int else (int, float, np.integer, np.floating)
+    fits = isinstance(value, kinds) and not isinstance(value, bool) and least <= value <= most
+    if not fits or (kind is float and value == most):
+        what = f"a whole number from {least} to {most}" if kind is int else f"a number from {least} to below {most:g}"
+        raise ValueError(f"{name} must be {what}; found {value!r}")
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def _check_arguments(name, value):
+    """ValueError unless it is a dictionary that JSON can hold."""
+    try:
+        if isinstance(value, dict) and json.dumps(value, allow_nan=False):
+            return
+    except (TypeError, ValueError, RecursionError):
+        pass
+    raise ValueError(f"{name} must be a dictionary of words, finite numbers and lists of them; found {value!r:.200}")
 
 # %% ../nbs/02_train.ipynb #c007
 def get_recipe(
@@ -96,10 +148,21 @@ def get_recipe(
     if not Path(name).is_file():
         raise ValueError(f"no recipe {name!r}: take {', '.join(named)}, or the path of a recipe.json")
     try:
-        return Recipe(**json.loads(Path(name).read_text()))
+        found = _read_json(Path(name))
+        if not isinstance(found, dict) or not found:
+            raise ValueError(f"found {found!r:.40}, not an object with fields")
+        return Recipe(**found)
     except (TypeError, ValueError) as e:
         known = ", ".join(f.name for f in fields(Recipe))
         raise ValueError(f"{name}: not a recipe ({e}); its fields are {known}") from e
+
+
+def _read_json(path):
+    """What a JSON file holds, UTF-8 with or without a mark. ValueError naming the file if it is damaged."""
+    try:
+        return json.loads(path.read_text("utf-8-sig"))
+    except (ValueError, RecursionError) as e:
+        raise ValueError(f"{path}: not JSON ({e})") from e
 
 # %% ../nbs/02_train.ipynb #c011
 def build_model(
@@ -147,22 +210,32 @@ def _optimizer(recipe, steps, model=None):
     return keras.optimizers.MultiOptimizer(lambda variable: encoder if variable.path in inside else rest)
 
 # %% ../nbs/02_train.ipynb #c021
-def _write(path, text):
-    """Write a text file whole or not at all."""
-    new = path.with_name(path.name + ".new")
-    with new.open("w") as f:
-        f.write(text)
-        f.flush()
-        os.fsync(f.fileno())  # on disk before it gets its name, should the power fail
-    os.replace(new, path)
+def _write(files):
+    """Write files, {path: text or bytes}, whole or not at all. OSError naming the one that could not be written."""
+    new = {path: path.with_name(path.name + ".new") for path in files}
+    for path, data in files.items():
+        try:
+            with new[path].open("wb") as f:
+                f.write(data.encode() if isinstance(data, str) else data)
+                f.flush()
+                os.fsync(f.fileno())  # on disk before it gets its name, should the power fail
+        except OSError as e:
+            for half in new.values():
+                half.unlink(missing_ok=True)
+            hint = "make room or choose another place; what was there is kept"
+            raise type(e)(f"{path} could not be written ({e.strerror}); {hint}") from None
+    for path in files:
+        os.replace(new[path], path)
 
 
 def write_json(
     path: str | Path,  # file to write, whole or not at all
     data,  # what `json` can write
+    *,
+    beside: dict | None = None,  # {path: bytes}, other files to write, before it: all or none
 ):
     """Write indented JSON."""
-    _write(Path(path), json.dumps(data, indent=1) + "\n")
+    _write({**(beside or {}), Path(path): json.dumps(data, indent=1) + "\n"})
 
 
 def read_history(
@@ -172,13 +245,16 @@ def read_history(
     path = Path(run_dir) / "history.csv"
     if not path.is_file():
         return {}
-    rows = list(csv.DictReader(path.open(newline="")))
     try:
-        return {
-            key: [(int if key == "epoch" else float)(row[key]) for row in rows] for key in (rows[0] if rows else [])
-        }
-    except (TypeError, ValueError) as e:
-        raise ValueError(f"{path}: not a table of numbers ({e})") from e
+        text = path.read_text("utf-8-sig")
+        names, *rows = csv.reader(text.splitlines())
+        columns = {n: [(int if n == "epoch" else float)(x) for x in c] for n, *c in zip(names, *rows, strict=True)}
+        whole = rows and text.endswith("\n") and len(columns) == len(names)
+        if not whole or columns.get("epoch") != [*range(1, len(rows) + 1)]:
+            raise ValueError("its end or an epoch is missing")
+    except (ValueError, csv.Error) as e:
+        raise ValueError(f"{path}: not a table of numbers ({e}); put a copy back, or take another folder") from e
+    return columns
 
 # %% ../nbs/02_train.ipynb #c023
 def best_epoch(
@@ -191,31 +267,101 @@ def best_epoch(
     value, number = min(finite, default=(math.nan, 0))
     return number, sign * value
 
+# %% ../nbs/02_train.ipynb #state1
+def _new_state(recipe):
+    """What is known before the first epoch; `since` says after which one the optimiser began."""
+    notes = {"history": {}, "recipe": _plain_json(recipe), "since": 0, "changes": {}}
+    return notes | {"best": b"", "model": None, "optimizer": None}
+
+
+def _states(run_dir):
+    """The files of states, the newest last."""
+    return sorted((run_dir / "backup").glob("epoch-*.state"))
+
+
+def _keep(run_dir, state):
+    """Write a state and what follows from it; remove what is older than the one before."""
+    path = run_dir / "backup" / f"epoch-{len(state['history']['epoch']):07}.state"
+    path.parent.mkdir(exist_ok=True)
+    notes = json.dumps({key: state[key] for key in ("history", "recipe", "since", "changes")}).encode()
+    arrays = {f"{kind}.{i}": value for kind in ("model", "optimizer") for i, value in enumerate(state[kind])}
+    file = io.BytesIO()
+    np.savez(file, notes=np.frombuffer(notes, "uint8"), best=np.frombuffer(state["best"], "uint8"), **arrays)
+    _write({path: hashlib.sha256(file.getbuffer()).digest() + file.getbuffer()})
+    _write_results(run_dir, state)
+    for old in [*_states(run_dir)[:-2], run_dir / "backup" / "nan"]:
+        old.unlink(missing_ok=True)
+
+
+def _read_state(path):
+    """A state from its file. ValueError if that is damaged."""
+    data = path.read_bytes()
+    if hashlib.sha256(data[32:]).digest() != data[:32]:
+        raise ValueError(f"{path} is damaged")
+    with np.load(io.BytesIO(data[32:])) as file:
+        arrays = {key: file[key] for key in file}
+    kinds = {
+        kind: [value for key, value in arrays.items() if key.startswith(kind)] for kind in ("model.", "optimizer.")
+    }
+    notes = json.loads(arrays["notes"].tobytes())
+    return notes | {"best": arrays["best"].tobytes(), "model": kinds["model."], "optimizer": kinds["optimizer."]}
+
+
+def _write_results(run_dir, state):
+    """Write what a state says of the run: the best weights, the history last, and what was changed on the way."""
+    files = {run_dir / "best.weights.h5": state["best"]} if state["best"] else {}
+    if state["changes"]:
+        files[run_dir / "changes.json"] = json.dumps(state["changes"], indent=1) + "\n"
+    lines = [state["history"].keys(), *zip(*state["history"].values(), strict=True)]
+    files[run_dir / "history.csv"] = "".join(",".join(map(_plain, line)) + "\n" for line in lines)
+    _write({path: data for path, data in files.items() if not _holds(path, data)})
+
+
+def _holds(path, data):
+    """True if the file holds just this."""
+    return path.is_file() and path.read_bytes() == (data.encode() if isinstance(data, str) else data)
+
+
+def _plain(value):
+    """A number as CSV text, six digits, whole ones without a point."""
+    return value if isinstance(value, str) else f"{value:.6g}"
+
 # %% ../nbs/02_train.ipynb #c026
 class _Record(keras.callbacks.Callback):
-    """Write the history after each epoch, keep the best epoch's weights, lower the rate, stop early."""
+    """Keep each epoch's state, with the best epoch's weights; lower the rate, stop early, end at what is no number."""
 
-    def __init__(self, run_dir, recipe):
+    def __init__(self, run_dir, recipe, state):
         super().__init__()
-        self.run_dir, self.recipe = run_dir, recipe
+        self.run_dir, self.recipe, self.state, self.weights = run_dir, recipe, state, None
+
+    def on_train_batch_end(self, batch, logs=None):
+        if not math.isfinite(logs["loss"]):
+            raise FloatingPointError
 
     def on_test_end(self, logs=None):
-        _save_weights(self.model, self.run_dir / "new.weights.h5")
+        self.weights = _weights_file(self.model)
 
     def on_epoch_end(self, epoch, logs=None):
-        history = {key: column[:epoch] for key, column in read_history(self.run_dir).items()}
+        history, model = self.state["history"], self.model
         row = {"epoch": epoch + 1} | {key: float(_plain(value)) for key, value in logs.items()}  # as it will be read
         columns = {key: history.get(key, []) + [value] for key, value in row.items()}
         number, _ = best_epoch(columns, self.recipe.monitor)
-        if number == epoch + 1:
-            os.replace(self.run_dir / "new.weights.h5", self.run_dir / "best.weights.h5")
-        (self.run_dir / "new.weights.h5").unlink(missing_ok=True)
-        lines = [columns.keys(), *zip(*columns.values(), strict=True)]
-        _write(self.run_dir / "history.csv", "".join(",".join(map(_plain, line)) + "\n" for line in lines))
         waited = epoch + 1 - number if number else 0
         if self.recipe.schedule == "plateau" and waited and waited % 5 == 0:
-            self.model.optimizer.learning_rate = 0.1 * self.model.optimizer.learning_rate
-        self.model.stop_training = self.model.stop_training or _finished(columns, self.recipe)
+            model.optimizer.learning_rate = 0.1 * model.optimizer.learning_rate
+        kept = {
+            "model": [v.numpy() for v in model.weights],
+            "optimizer": [v.numpy() for v in model.optimizer.variables],
+        }
+        if not all(np.isfinite(value).all() for value in kept["model"] + kept["optimizer"]):
+            raise FloatingPointError
+        if self.recipe.monitor not in columns:  # nothing to choose by: the last
+            self.state["best"] = _averaged_file(model) if self.recipe.ema else _weights_file(model)
+        elif number == epoch + 1:
+            self.state["best"] = self.weights
+        self.state |= kept | {"history": columns}
+        _keep(self.run_dir, self.state)
+        model.stop_training = model.stop_training or _finished(columns, self.recipe)
 
 
 def _finished(history, recipe):
@@ -224,26 +370,63 @@ def _finished(history, recipe):
     return done >= recipe.epochs or bool(recipe.patience and number and done - number >= recipe.patience)
 
 
-def _save_weights(model, path):
-    """The weights alone, without the optimiser's state."""
-    keras.Model(model.inputs, model.outputs).save_weights(path)
+class _Memory(io.BytesIO):
+    """A file in memory that Keras takes for one of weights."""
+
+    def __str__(self):
+        return "memory.weights.h5"
 
 
-def _plain(value):
-    """A number as CSV text, six digits, whole ones without a point."""
-    return value if isinstance(value, str) else f"{value:.6g}"
+def _weights_file(model):
+    """The weights alone, without the optimiser's state, as the bytes of a `.weights.h5`."""
+    file = _Memory()
+    keras.Model(model.inputs, model.outputs).save_weights(file)
+    return file.getvalue()
+
+
+def _averaged_file(model):
+    """The same with the moving average in place of the weights."""
+    swap = keras.callbacks.SwapEMAWeights()
+    swap.set_model(model)
+    swap.on_test_begin()
+    weights = _weights_file(model)
+    swap.on_test_end()
+    return weights
 
 # %% ../nbs/02_train.ipynb #c028
+_LASTING = ("model", "model_args", "frozen", "img_size", "num_classes", "loss", "monitor")  # fields for a run's life
+
+
 def _claim(run_dir, recipe, train_samples, valid_samples):
-    """Make the run folder, or make sure that it is this run's. FileExistsError if it is another's."""
-    run_dir.mkdir(parents=True, exist_ok=True)
+    """Make sure that the run folder is this run's, and write whose it is. FileExistsError if it is another's."""
     names = {"train": _names(train_samples), "valid": _names(valid_samples)}
     for name, read, new in [("recipe.json", get_recipe, recipe), ("samples.json", _read_json, names)]:
-        path = run_dir / name
-        if path.exists() and _plain_json(read(path)) != _plain_json(new):
+        path, new = run_dir / name, _plain_json(new)
+        old = _plain_json(read(path)) if path.exists() else new
+        stopped = name == "recipe.json" and (run_dir / "backup" / "nan").exists()
+        if old != new and not (stopped and not _changes(old, new).keys() & set(_LASTING)):
             raise FileExistsError(f"{path} is of another run; choose another folder, or delete this one")
     write_json(run_dir / "recipe.json", asdict(recipe))
     write_json(run_dir / "samples.json", names)
+
+
+def _changes(old, new):
+    """The fields in which two recipes differ, with both values."""
+    return {key: [old[key], new[key]] for key in new if key in old and old[key] != new[key]}
+
+
+@contextmanager
+def _locked(run_dir):
+    """Hold the run folder's lock. BlockingIOError if somebody else does."""
+    with (run_dir / "lock").open("a") as file:
+        try:
+            if fcntl:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise BlockingIOError(f"{run_dir}: another process trains here; wait, or choose another folder") from None
+        except OSError:  # a file system without locks
+            pass
+        yield
 
 
 def _plain_json(data):
@@ -251,17 +434,17 @@ def _plain_json(data):
     return json.loads(json.dumps(asdict(data) if isinstance(data, Recipe) else data))
 
 
-def _read_json(path):
-    """What a JSON file holds. ValueError naming the file if it is damaged."""
-    try:
-        return json.loads(path.read_text())
-    except ValueError as e:
-        raise ValueError(f"{path}: not JSON ({e})") from e
-
-
 def _names(data):
     """What `samples.json` says of a part: the samples' names, or of arrays their number."""
     return f"{len(data[0])} arrays" if isinstance(data, tuple) else [s.name for s in data]
+
+
+def _count(data):
+    """The number of samples. ValueError if there are not as many images as masks."""
+    counts = [len(part) for part in data] if isinstance(data, tuple) else [len(data)]
+    if len(set(counts)) > 1:
+        raise ValueError(f"there must be as many images as masks; found {' and '.join(map(str, counts))}")
+    return counts[0]
 
 # %% ../nbs/02_train.ipynb #c030
 def _feed(data, recipe, training):
@@ -290,37 +473,72 @@ def _metrics(recipe):
     return [keras.metrics.SparseCategoricalAccuracy(name="pixel_accuracy"), iou]
 
 
-def _fit(model, recipe, train_samples, valid_samples, run_dir, verbose, tensorboard):
-    """Keras's `fit`, recorded, backed up after each epoch, and stopped by a loss that is no number."""
-    train = _feed(train_samples, recipe, True)
-    valid = _feed(valid_samples, recipe, False) if len(valid_samples) else None
+def _fit(model, recipe, batches, valid_samples, run_dir, state, verbose, tensorboard):
+    """Keras's `fit` from the state on, recorded. FloatingPointError at a loss that is no number."""
+    valid = _feed(valid_samples, recipe, False) if _count(valid_samples) else None
     loss = get_loss(recipe.loss, recipe.num_classes)
-    model.compile(_optimizer(recipe, len(train), model), loss, metrics=_metrics(recipe))
-    callbacks = [keras.callbacks.TerminateOnNaN(raise_error=True), _Record(run_dir, recipe)]
+    rest = replace(recipe, epochs=recipe.epochs - state["since"])
+    model.compile(_optimizer(rest, len(batches), model), loss, metrics=_metrics(recipe))
+    _restore(model, state, run_dir)
+    callbacks = [_Record(run_dir, recipe, state)]
     callbacks += [keras.callbacks.SwapEMAWeights()] if recipe.ema else []
     callbacks += [keras.callbacks.TensorBoard(str(run_dir / "logs"))] if tensorboard else []
-    callbacks += [keras.callbacks.BackupAndRestore(str(run_dir / "backup"), double_checkpoint=True)]
-    model.fit(train, validation_data=valid, epochs=recipe.epochs, callbacks=callbacks, shuffle=False, verbose=verbose)
-    if valid is None:
-        _save_weights(model, run_dir / "new.weights.h5")
-        os.replace(run_dir / "new.weights.h5", run_dir / "best.weights.h5")
+    how = {"epochs": recipe.epochs, "initial_epoch": len(state["history"].get("epoch", []))}
+    with _in_a_sentence(recipe):
+        model.fit(batches, validation_data=valid, **how, callbacks=callbacks, shuffle=False, verbose=verbose)
+
+
+def _restore(model, state, run_dir):
+    """Give model and optimiser the state's values, as far as it has them. ValueError if they do not fit."""
+    for part, values in ((model, state["model"]), (model.optimizer, state["optimizer"])):
+        if values is None:
+            continue
+        if part is model.optimizer:
+            part.build(model.trainable_variables)
+        variables = model.weights if part is model else part.variables
+        if [tuple(v.shape) for v in variables] != [value.shape for value in values]:
+            raise ValueError(f"{run_dir}/backup is of another version of petseg or Keras; choose another folder")
+        for variable, value in zip(variables, values, strict=True):
+            variable.assign(value)
 
 # %% ../nbs/02_train.ipynb #c034
-def _restore_backup(folder):
-    """True if the folder holds a whole backup, the last or the one before; otherwise the folder is removed."""
-    for end in ("", ".bkp"):
-        weights, meta = folder / f"latest.weights.h5{end}", folder / f"training_metadata.json{end}"
+def _resume(run_dir, recipe):
+    """The state to go on from, its results written. ValueError, FileNotFoundError if a begun run has none."""
+    state, damaged = _new_state(recipe), []
+    for path in reversed(_states(run_dir)):
         try:
-            json.loads(meta.read_text())
-            h5py.File(weights).close()
+            state = _read_state(path)
+            break
         except (OSError, ValueError):
-            continue
-        if end:
-            shutil.copy(weights, folder / "latest.weights.h5")
-            shutil.copy(meta, folder / "training_metadata.json")
-        return True
-    shutil.rmtree(folder, ignore_errors=True)
-    return False
+            damaged.append(path)
+    done = len(state["history"].get("epoch", []))
+    try:
+        history = read_history(run_dir)
+    except ValueError:
+        if not done:
+            raise
+        damaged.append(run_dir / "history.csv")
+        history = {}
+    rows = len(history.get("epoch", []))
+    if rows > done and _finished(history, recipe) and (run_dir / "best.weights.h5").exists():
+        return state | {"history": history}
+    if not done and (damaged or rows):
+        why = f"but no backup to go on from{f': {damaged[0]} is damaged' if damaged else ''}"
+        if (run_dir / "backup" / "latest.weights.h5").exists():
+            why = "and a backup that only an earlier version of petseg can go on from"
+        raise FileNotFoundError(f"{run_dir}: {rows} epochs, {why}; choose another folder, or delete this one")
+    if damaged or rows > done:
+        found = f"{' and '.join(map(str, damaged))}: damaged" if damaged else f"{run_dir}: {rows} epochs"
+        warnings.warn(f"{found}; going on after epoch {done}, from {path}", stacklevel=3)
+    if done:
+        _write_results(run_dir, state)
+    changes = _changes(state["recipe"], _plain_json(recipe))
+    if changes:
+        said = ", ".join(f"{key} {new} instead of {old}" for key, (old, new) in changes.items())
+        warnings.warn(f"{run_dir}: after epoch {done} with {said}; the optimiser begins anew", stacklevel=3)
+        changes = state["changes"] | {str(done): changes}
+        state |= {"recipe": _plain_json(recipe), "since": done, "changes": changes, "optimizer": None}
+    return state
 
 # %% ../nbs/02_train.ipynb #c036
 def train(
@@ -332,41 +550,67 @@ def train(
     verbose: int | str = "auto",  # as for Keras's `fit`: 0 silent, 1 a bar, 2 a line an epoch
     tensorboard: bool = False,  # write TensorBoard's logs to run_dir/logs
 ) -> tuple[keras.Model, dict]:  # the model with its best epoch's weights, and the history
-    """Fit a recipe's model. ValueError: a wrong recipe; FileExistsError: another run's folder; FloatingPointError: NaN."""
+    """Fit a recipe's model. ValueError: wrong recipe or data; OSError: another's folder, full; FloatingPointError: NaN."""
     run_dir = Path(run_dir)
-    _feed(train_samples, recipe, True)  # a wrong recipe is refused before it claims the folder
-    get_loss(recipe.loss, recipe.num_classes)
+    if not _count(train_samples) or None in recipe.img_size:
+        raise ValueError(f"nothing to train on: {_count(train_samples)} samples of the size {recipe.img_size}")
+    batches = _feed(train_samples, recipe, True)  # a wrong recipe is refused before it claims the folder
     keras.utils.set_random_seed(recipe.seed)
     model = build_model(_any_size(recipe))
     if tensorboard and not find_spec("tensorboard"):
         raise ModuleNotFoundError("TensorBoard's logs need its package: pip install tensorboard")
-    _claim(run_dir, recipe, train_samples, valid_samples)
-    history, backup = read_history(run_dir), run_dir / "backup"
-    done = len(history.get("epoch", []))
-    if _finished(history, recipe) and (run_dir / "best.weights.h5").exists():
-        shutil.rmtree(backup, ignore_errors=True)
-    elif not _restore_backup(backup) and done > 1:
-        raise FileNotFoundError(f"{run_dir}: {done} epochs, but no backup to go on from; choose another folder")
-    else:
-        _fit_or_explain(model, recipe, train_samples, valid_samples, run_dir, verbose, tensorboard)
-    return load_run(run_dir), read_history(run_dir)
+    run_dir.mkdir(parents=True, exist_ok=True)
+    with _locked(run_dir):
+        _claim(run_dir, recipe, train_samples, valid_samples)
+        state = _resume(run_dir, recipe)
+        _fit_or_explain(model, recipe, batches, valid_samples, run_dir, state, verbose, tensorboard)
+        best, history = load_run(run_dir), read_history(run_dir)
+        for path in _states(run_dir):  # the newest last
+            path.unlink()
+        shutil.rmtree(run_dir / "backup", ignore_errors=True)
+    return best, history
 
 
-def _fit_or_explain(model, recipe, train_samples, valid_samples, run_dir, verbose, tensorboard):
-    """Fit; of a loss that is no number, say what to do."""
+def _fit_or_explain(model, recipe, batches, valid_samples, run_dir, state, verbose, tensorboard):
+    """Fit, unless that is done; of a loss that is no number, say what to do."""
     what = "loss"
     try:
-        _fit(model, recipe, train_samples, valid_samples, run_dir, verbose, tensorboard)
-        if not len(valid_samples) or best_epoch(read_history(run_dir), recipe.monitor)[0]:
+        if not _finished(state["history"], recipe):
+            _fit(model, recipe, batches, valid_samples, run_dir, state, verbose, tensorboard)
+        if not _count(valid_samples) or best_epoch(state["history"], recipe.monitor)[0]:
             return
         what = "validation loss"
-    except RuntimeError as e:
-        if "NaN or Inf loss" not in str(e):
-            raise
+    except FloatingPointError:
+        pass
+    (run_dir / "backup").mkdir(exist_ok=True)
+    _write({run_dir / "backup" / "nan": ""})
     raise FloatingPointError(
         f"{run_dir}: the {what} became infinite or NaN; lower learning_rate (now {recipe.learning_rate}) "
-        "and look for damaged files with `petseg check`"
+        "and look for damaged files with `petseg check`; in this folder the changed recipe goes on after epoch "
+        f"{len(state['history'].get('epoch', []))}"
     )
+
+
+@contextmanager
+def _in_a_sentence(recipe):
+    """Turn what TensorFlow and Keras say of an error, on pages, into a ValueError of a sentence."""
+    import tensorflow as tf
+
+    try:
+        with plain_errors():
+            yield
+    except tf.errors.ResourceExhaustedError:
+        what = f"batch_size (now {recipe.batch_size}) or img_size (now {recipe.img_size})"
+        raise ValueError(f"out of memory; lower {what}") from None
+    except (tf.errors.OpError, ValueError) as e:
+        most = 300 if isinstance(e, tf.errors.OpError) else None
+        raise ValueError(_sentence(str(e))[:most]) from None
+
+
+def _sentence(text):
+    """What matters in an error's text: its first line that is no heading."""
+    lines = [s for s in text.splitlines() if re.match(r"(?!Graph execution error|Detected at)\S", s)]
+    return (lines or [text])[0]
 
 # %% ../nbs/02_train.ipynb #c038
 def load_run(
@@ -374,14 +618,18 @@ def load_run(
     *,
     img_size: tuple[int, int] | None = None,  # (height, width), (None, None) for any; None: the recipe's
 ) -> keras.Model:  # not compiled
-    """The model of a run with its best weights. FileNotFoundError if the run has none, ValueError for a bad recipe."""
+    """The model of a run with its best weights. FileNotFoundError if the run has none, ValueError for a bad file."""
     run_dir = Path(run_dir)
     missing = [n for n in ("recipe.json", "best.weights.h5") if not (run_dir / n).is_file()]
     if missing:
         raise FileNotFoundError(f"{run_dir} is no run with weights: it lacks {' and '.join(missing)}")
     recipe = get_recipe(run_dir / "recipe.json")
     model = build_model(replace(recipe, img_size=img_size or recipe.img_size), pretrained=False)
-    model.load_weights(run_dir / "best.weights.h5")
+    try:
+        model.load_weights(run_dir / "best.weights.h5")
+    except (OSError, ValueError, LookupError, RuntimeError, TypeError, MemoryError):
+        found = f"{run_dir / 'best.weights.h5'} is damaged, or holds the weights of another net"
+        raise ValueError(f"{found}; put a copy back, or train again in another folder") from None
     return model
 
 # %% ../nbs/02_train.ipynb #c040
@@ -396,18 +644,21 @@ def find_rate(
     list[float], list[float], float
 ]:  # rates, smoothed losses, and the rate proposed: where the loss falls fastest
     """Learning-rate range test (Smith 2017). ValueError if the loss never falls."""
+    if not 0 < lowest < highest < math.inf or steps < 1 or not _count(train_samples):
+        raise ValueError(f"take 0 < lowest < highest, steps and samples; found {lowest}, {highest}, {steps}")
     keras.utils.set_random_seed(recipe.seed)
     model = build_model(_any_size(recipe))
     plain = replace(recipe, schedule="constant", warmup=0, ema=0.0, encoder_rate=1.0)
     model.compile(_optimizer(plain, 1), get_loss(recipe.loss, recipe.num_classes))
     rates, losses = [], []
-    for i, (images, masks) in enumerate(_feed(train_samples, recipe, True).repeat().take(steps)):
-        rates.append(lowest * (highest / lowest) ** (i / max(1, steps - 1)))
-        model.optimizer.learning_rate = rates[-1]
-        loss = float(model.train_on_batch(images, masks))
-        losses.append(0.8 * losses[-1] + 0.2 * loss if losses else loss)
-        if not losses[-1] < 3 * losses[0]:  # exploded, or no number
-            break
+    with _in_a_sentence(recipe):
+        for i, (images, masks) in enumerate(_feed(train_samples, recipe, True).repeat().take(steps)):
+            rates.append(lowest * (highest / lowest) ** (i / max(1, steps - 1)))
+            model.optimizer.learning_rate = rates[-1]
+            loss = float(model.train_on_batch(images, masks))
+            losses.append(0.8 * losses[-1] + 0.2 * loss if losses else loss)
+            if not losses[-1] < 3 * losses[0]:  # exploded, or no number
+                break
     fall = [math.log(losses[i - 3] / losses[i + 3]) for i in range(3, int(np.nanargmin(losses)) - 3)]
     if not fall or max(fall) <= 0:
         raise ValueError(

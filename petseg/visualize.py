@@ -11,29 +11,44 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.figure import Figure
-from PIL import Image, ImageOps
+from PIL import Image
 
-from .data import get_dataset, open_mask, open_photo
+from .data import Sample, get_dataset, open_pair, plain_errors
 
 # %% ../nbs/03_visualize.ipynb #c007
 def to_mask(
     mask,  # (H, W) or (H, W, 1) class numbers, or (H, W, C) scores
 ) -> np.ndarray:  # (H, W) int class numbers
     """Class numbers from a mask in any form. ValueError for another shape, or for what is no class number."""
-    mask = np.asarray(mask)
-    if mask.ndim == 3:
-        mask = mask[..., 0] if mask.shape[-1] == 1 else mask.argmax(axis=-1)
-    if mask.ndim != 2:
+    mask = _numbers(mask)
+    if mask.ndim not in (2, 3) or not mask.size:
         raise ValueError(f"a mask is (H, W), (H, W, 1) or (H, W, classes); found {mask.shape}")
-    if (mask < 0).any() or (mask != mask.astype(int)).any():
-        raise ValueError(f"a mask holds class numbers 0, 1, 2 ...; found {mask.min()} to {mask.max()}, {mask.dtype}")
+    if mask.ndim == 3:
+        if mask.shape[-1] > 1 and np.isnan(mask).any():
+            raise ValueError(f"scores are numbers; found NaN in {np.isnan(mask).any(axis=-1).sum()} pixels")
+        mask = mask[..., 0] if mask.shape[-1] == 1 else mask.argmax(axis=-1)
+    if not 0 <= mask.min() <= mask.max() <= 65535 or (mask != mask.astype(int)).any():
+        found = f"{mask.min()} to {mask.max()}, {mask.dtype}"
+        raise ValueError(f"a mask holds class numbers 0, 1, 2 ... 65535; found {found}")
     return mask.astype(int)
+
+
+def _numbers(array):
+    """An array of numbers. ValueError for anything else."""
+    try:
+        array = np.asarray(array)
+        if array.dtype.kind in "buif":
+            return array
+        return array.astype("float32")  # such as bfloat16
+    except (TypeError, ValueError) as e:
+        raise ValueError(f"masks, images and scores are arrays of numbers; {e}") from e
 
 # %% ../nbs/03_visualize.ipynb #c011
 def class_colors(
     num_classes: int,  # 1 or more
 ) -> np.ndarray:  # (num_classes, 3) uint8 RGB
     """A colour per class, the same however many there are: Okabe and Ito's seven, then a spread of others."""
+    _check_whole("num_classes", num_classes)
     names = ["E69F00", "0072B2", "F0E442", "CC79A7", "009E73", "56B4E9", "D55E00"]
     first = np.array([list(bytes.fromhex(n)) for n in names])
     more = colormaps["turbo"](np.arange(num_classes) * 0.618 % 1)[len(first) :, :3] * 255
@@ -47,20 +62,40 @@ def colorize(
     mask = to_mask(mask)
     return class_colors(int(mask.max()) + 1)[mask]
 
+
+def _check_whole(name, n, least=1):
+    """ValueError unless n is a whole number, `least` or more."""
+    if isinstance(n, bool) or not isinstance(n, int | np.integer) or n < least:
+        raise ValueError(f"{name} must be a whole number, {least} or more; found {n!r}")
+
 # %% ../nbs/03_visualize.ipynb #c016
 def overlay(
     image,  # (H, W, 3) RGB, 0..255
     mask,  # as for `to_mask`, of the image's size
     *,
     opacity: float = 0.5,  # of the tint, 0..1
-    background: int = 1,  # the class that is not tinted
+    background: int | None = 1,  # the class that is not tinted; None to tint all
 ) -> np.ndarray:  # (H, W, 3) uint8 RGB
-    """A photo tinted by class. ValueError if the sizes differ."""
-    image, mask = np.asarray(image, "float32"), to_mask(mask)
+    """A photo tinted by class. ValueError if the sizes differ, or an argument is out of its range."""
+    image, mask = _to_image(image).astype("float32"), to_mask(mask)
+    if not (isinstance(opacity, int | float | np.number) and 0 <= opacity <= 1):
+        raise ValueError(f"opacity must be a number, 0 to 1; found {opacity!r}")
+    if background is not None:
+        _check_whole("background", background, 0)
     if image.shape[:2] != mask.shape:
         raise ValueError(f"the image is {image.shape[:2]} (height, width), the mask {mask.shape}; resize one first")
     tint = np.where(mask == background, 0, opacity)[..., None]
     return np.rint(image * (1 - tint) + colorize(mask) * tint).astype("uint8")
+
+
+def _to_image(image):
+    """A photo as an array. ValueError unless it is (H, W, 3) and its values are 0..255."""
+    image = _numbers(image)
+    if image.ndim != 3 or image.shape[-1] != 3 or not image.size:
+        raise ValueError(f"an image is (H, W, 3), RGB; found {image.shape}")
+    if image.dtype != "uint8" and not -0.5 < image.min() <= image.max() < 255.5:
+        raise ValueError(f"an image holds 0 to 255; found {image.min():.4g} to {image.max():.4g}")
+    return image
 
 # %% ../nbs/03_visualize.ipynb #c018
 def error_map(
@@ -83,8 +118,8 @@ def show_sample(
     *,
     title: str = "",  # above the panels
 ) -> Figure:
-    """Photo, truth, prediction, overlay and error map side by side, as far as given."""
-    panels = {"photo": np.asarray(image).astype("uint8")}
+    """Photo, truth, prediction, overlay and error map side by side, as far as given. ValueError if sizes differ."""
+    panels = {"photo": _to_image(image).astype("uint8")}
     if truth is not None:
         panels["truth"] = colorize(truth)
     if prediction is not None:
@@ -92,8 +127,9 @@ def show_sample(
     if len(panels) > 1:
         panels["overlay"] = overlay(image, truth if prediction is None else prediction)
     if truth is not None and prediction is not None:
+        mistakes = error_map(truth, prediction)
         right = (to_mask(truth) == to_mask(prediction)).mean()
-        panels[f"errors, {1 - right:.1%} of pixels"] = error_map(truth, prediction)
+        panels[f"errors, {1 - right:.1%} of pixels"] = mistakes
     return _panels(list(panels.items()), len(panels), title)
 
 # %% ../nbs/03_visualize.ipynb #c025
@@ -119,10 +155,21 @@ def show_grid(
     names: list[str] | None = None,  # above each picture; their numbers if not given
     columns: int = 6,
 ) -> Figure:
-    """A batch as a grid, tinted by its masks."""
-    names = [str(n) for n in (range(len(images)) if names is None else names)]
+    """A batch as a grid, tinted by its masks. ValueError if the lengths differ."""
+    _check_whole("columns", columns)
+    names = _names(names, images=images, masks=masks)
     pictures = images if masks is None else [overlay(i, m) for i, m in zip(images, masks, strict=True)]
-    return _panels([(n, np.asarray(p).astype("uint8")) for n, p in zip(names, pictures, strict=True)], columns)
+    return _panels([(n, _to_image(p).astype("uint8")) for n, p in zip(names, pictures, strict=True)], columns)
+
+
+def _names(names, **parts):
+    """Names, or numbers, for each of `parts`. ValueError unless there are as many of all, and at least one."""
+    parts = {name: len(part) for name, part in parts.items() if part is not None}
+    names = [str(n) for n in (range(parts["images"]) if names is None else names)]
+    *most, last = [f"{n} {part}" for part, n in (parts | {"names": len(names)}).items()]
+    if len({*parts.values(), len(names)}) > 1 or not names:
+        raise ValueError(f"{', '.join(most)} and {last}: need as many of each, and at least one")
+    return names
 
 # %% ../nbs/03_visualize.ipynb #c035
 def show_samples(
@@ -132,11 +179,12 @@ def show_samples(
     *,
     names: list[str] | None = None,  # above each column; their numbers if not given
 ) -> Figure:
-    """Samples side by side: photos in the first row, then true masks, then predicted ones."""
-    rows = {"photo": [np.asarray(i).astype("uint8") for i in images], "truth": [colorize(t) for t in truths]}
+    """Samples side by side: photos, then true masks, then predicted ones, in rows. ValueError if the lengths differ."""
+    names = _names(names, images=images, truths=truths, predictions=predictions)
+    rows = {"photo": [_to_image(i).astype("uint8") for i in images], "truth": [colorize(t) for t in truths]}
     if predictions is not None:
         rows["prediction"] = [colorize(p) for p in predictions]
-    return _columns(rows, range(len(images)) if names is None else names)
+    return _columns(rows, names)
 
 
 def _columns(rows, names):
@@ -164,13 +212,14 @@ def show_worst(
     n: int = 6,  # how many to show at most, 1 or more
 ) -> Figure:
     """The samples with the lowest scores: photo, truth, prediction, error map. ValueError if the lengths differ."""
-    names = [str(i) for i in range(len(images))] if names is None else names
-    if len({len(x) for x in (images, truths, predictions, scores, names)}) > 1:
-        lengths = f"{len(images)} images, {len(truths)} truths, {len(predictions)} predictions"
-        raise ValueError(f"{lengths}, {len(scores)} scores and {len(names)} names: need as many of each")
+    _check_whole("n", n)
+    names = _names(names, images=images, truths=truths, predictions=predictions, scores=scores)
+    scores = _numbers(scores)
+    if scores.ndim != 1:
+        raise ValueError(f"scores are one number for each sample; found {scores.shape}")
     lowest = np.argsort(scores, kind="stable")[:n]
     rows = {
-        "photo": [np.asarray(images[i]).astype("uint8") for i in lowest],
+        "photo": [_to_image(images[i]).astype("uint8") for i in lowest],
         "truth": [colorize(truths[i]) for i in lowest],
         "prediction": [colorize(predictions[i]) for i in lowest],
         "mistakes": [error_map(truths[i], predictions[i]) for i in lowest],
@@ -179,25 +228,37 @@ def show_worst(
 
 # %% ../nbs/03_visualize.ipynb #c045
 def display_mask(
-    i: int,  # which of the predictions
+    i: int,  # which of the predictions; -1 is the last
     predictions,  # N masks as for `to_mask`, such as `model.predict` gives
 ) -> Image.Image:  # grey, the lowest class black and the highest white
-    """One predicted mask as a grey picture, stretched to full contrast."""
-    return ImageOps.autocontrast(Image.fromarray(to_mask(predictions[i]).astype("uint8")))
+    """One predicted mask as a grey picture, stretched to full contrast. ValueError for an i that is not there."""
+    count = len(predictions)
+    if not (isinstance(i, int | np.integer) and -count <= i < count):
+        raise ValueError(f"i must be a whole number, 0 to {count - 1}; found {i!r}")
+    mask = to_mask(predictions[i])
+    mask -= mask.min()
+    return Image.fromarray((mask * 255 // max(mask.max(), 1)).astype("uint8"))
 
 # %% ../nbs/03_visualize.ipynb #c050
 def show_curves(
     history: dict,  # columns of numbers: `loss`, `val_loss`, and `epoch` if it does not count from 1
     *,
-    num_classes: int = 3,  # for the line of a net that knows nothing
-    top: float = 4,  # of the loss axis, if a loss is higher
+    num_classes: int = 3,  # 2 or more, for the line of a net that knows nothing
+    top: float = 4,  # of the loss axis, if a loss is higher; above 0
     title: str = "",
 ) -> Figure:
     """Training and validation loss by epoch, the best epoch marked. ValueError if there is no finite validation loss."""
-    if not np.isfinite(history.get("val_loss", [])).any():
+    _check_whole("num_classes", num_classes, 2)
+    if not (isinstance(top, int | float | np.number) and 0 < top < np.inf):
+        raise ValueError(f"top must be a number above 0; found {top!r}")
+    loss, valid = (np.asarray(history.get(key, []), "float64") for key in ("loss", "val_loss"))
+    if not np.isfinite(valid).any():
         raise ValueError("no epoch with a finite validation loss to show")
-    loss, valid = np.array(history["loss"]), np.array(history["val_loss"])
-    epochs = np.array(history.get("epoch", range(1, len(loss) + 1)))
+    epochs = np.asarray(history.get("epoch", range(1, len(valid) + 1)))
+    if not len(loss) == len(valid) == len(epochs):
+        raise ValueError(
+            f"{len(loss)} losses, {len(valid)} validation losses, {len(epochs)} epochs: need as many of each"
+        )
     best = int(np.nanargmin(valid))
     fig, ax = plt.subplots(figsize=(7, 3.2), layout="constrained")
     ax.plot(epochs, loss, color="#0072B2", label="training")
@@ -217,22 +278,39 @@ def browse(
     import ipywidgets
 
     def page(i):
-        show_opened(samples[i], model)
-        plt.show()
+        try:
+            show_opened(samples[i], model)
+            plt.show()
+            print(samples[i].photo)
+        except (OSError, ValueError) as e:  # the other samples can still be seen
+            print(e)
 
-    slider = ipywidgets.IntSlider(0, 0, len(samples) - 1, description="sample", continuous_update=False)
-    return ipywidgets.VBox([slider, ipywidgets.interactive_output(page, {"i": slider})])
+    _check_samples(samples)
+    last = len(samples) - 1
+    slider = ipywidgets.IntSlider(0, 0, last, description="sample", continuous_update=False, readout=False)
+    number = ipywidgets.BoundedIntText(0, 0, last, description="number")  # screen readers get no name from a slider
+    ipywidgets.link((slider, "value"), (number, "value"))
+    return ipywidgets.VBox([slider, ipywidgets.VBox([number, ipywidgets.interactive_output(page, {"i": slider})])])
+
+
+def _check_samples(samples):
+    """ValueError unless these are one sample or more."""
+    if not isinstance(samples, list | tuple) or not samples or not all(isinstance(s, Sample) for s in samples):
+        raise ValueError(f"samples are a list as `find_samples` gives it, not empty; found {samples!r:.80}")
 
 
 def show_opened(
     sample,  # a `Sample`
     model=None,  # a Keras model, to predict with
 ) -> Figure:
-    """Open one sample's files and show them, with a model's prediction if there is one."""
-    truth = open_mask(sample.trimap)
-    image, prediction = open_photo(sample.photo, truth.shape), None
+    """Open one sample's files and show them, with a model's prediction if there is one. ValueError if one is damaged."""
+    _check_samples([sample])
+    if model is not None and None in model.input_shape[1:3]:
+        raise ValueError(f"{model.name} takes photos of any size; build it for one, such as (160, 160)")
+    (image, truth), prediction = open_pair(sample.photo, sample.trimap), None
     if model is not None:  # as it was trained: through the book's own loader
         batch = get_dataset(1, model.input_shape[1:3], [sample.photo], [sample.trimap])
-        images, truths = next(batch.as_numpy_iterator())
+        with plain_errors():
+            images, truths = next(batch.as_numpy_iterator())
         image, truth, prediction = images[0], truths[0], model.predict_on_batch(images)[0]
     return show_sample(image, truth, prediction, title=sample.name)

@@ -7,19 +7,21 @@ __all__ = ['multiply_adds', 'attention_gate', 'attention_unet', 'conv_bn', 'pyra
            'freeze']
 
 # %% ../nbs/01b_zoo.ipynb #c002
+import io
 import math
 import os
-import pickle
+import pickletools
 import warnings
-from collections import OrderedDict
 from importlib.util import find_spec
+from numbers import Real
 from pathlib import Path
 
 import keras
 import numpy as np
 from keras import layers
 
-from .model import _check, _check_list, _label, _reads, conv_stage, down_stage, score_pixels
+from .model import _check, _check_counts, _check_list, _check_size, _label, _reads, _whole
+from .model import conv_stage, down_stage, score_pixels
 
 # %% ../nbs/01b_zoo.ipynb #c006
 def multiply_adds(
@@ -27,7 +29,10 @@ def multiply_adds(
     img_size=None,  # (height, width) in pixels, for a model that takes any; None: the size the model was built for
 ):  # number of multiplications, each with an addition, for one photo
     """Count the work of a model's convolutions, nested models included; ValueError without a size, or for a wrong one."""
-    built, size = tuple(model.input_shape[1:3]), tuple(img_size or model.input_shape[1:3])
+    built = tuple(model.input_shape[1:3])
+    size = built if img_size is None else img_size
+    _check_size(size)
+    size = tuple(size)
     if None in size:
         raise ValueError(f"{model.name} takes photos of any size: say which, such as img_size=(160, 160)")
     if any(a not in (None, b) for a, b in zip(built, size, strict=True)):
@@ -60,6 +65,7 @@ def attention_gate(
     name=None,  # name of the layer with the attention, 0..1, (batch, 2 * height, 2 * width, 1)
 ):  # fine maps, turned down where the coarse ones say so, same shape as `skip`
     """An additive attention gate (Oktay et al. 2018)."""
+    _check_counts(filters=filters)
     where = layers.Conv2D(filters, 2, strides=2, use_bias=False)(skip)
     what = layers.Conv2D(filters, 1)(coarse)
     x = layers.Activation("relu")(layers.Add()([where, what]))
@@ -76,6 +82,7 @@ def attention_unet(
 ):  # keras.Model: raw RGB, 0..255, (batch, height, width, 3) -> scores, 0..1, (batch, height, width, num_classes)
     """U-Net with attention gates on its skips (Oktay et al. 2018); ValueError for a size or count that cannot be."""
     _check(img_size, num_classes, depth, width=width)
+    _check_counts(channels=width * 2**depth)
     photo = keras.Input((*img_size, 3), name="photo")
     x, saved = layers.Rescaling(1 / 127.5, offset=-1)(photo), []
     for filters in [width * 2**i for i in range(depth)]:
@@ -100,6 +107,7 @@ def conv_bn(
     name=None,  # name of the last layer; None: Keras picks one
 ):  # feature maps, (batch, height, width, filters)
     """Convolution, batch normalisation with averages over tens of batches, ReLU."""
+    _check_counts(filters=filters, kernel_size=kernel_size, rate=rate)
     kind = layers.SeparableConv2D if separable else layers.Conv2D
     x = kind(filters, kernel_size, padding="same", dilation_rate=rate, use_bias=False)(x)
     x = layers.BatchNormalization(momentum=0.9)(x)
@@ -113,6 +121,8 @@ def pyramid(
     name=None,  # name of the last layer; None: Keras picks one
 ):  # feature maps, (batch, height, width, filters)
     """Atrous spatial pyramid pooling: a map read at several rates and as a whole (Chen et al. 2017)."""
+    _check_counts(filters=filters)
+    _check_list("rates", rates)
     branches = [conv_bn(x, filters)] + [conv_bn(x, filters, 3, rate=rate) for rate in rates]
     local = layers.Conv2D(filters, 1, use_bias=False)(layers.Concatenate()(branches))
     # No batch normalisation here: a batch of one photo would be one number per channel
@@ -148,8 +158,8 @@ def deeplab(
 # %% ../nbs/01b_zoo.ipynb #c037
 def _encoder(img_size, alpha, weights):
     """MobileNetV2 without its classifier; five outputs, from 1/2 to 1/32 of the size. For `weights` see mobile_unet."""
-    if not isinstance(alpha, (int, float)) or alpha <= 0:
-        raise ValueError(f"alpha must be a number above 0, such as 1.0; found {alpha!r}")
+    if isinstance(alpha, bool) or not isinstance(alpha, Real) or not 0 < alpha <= 4:
+        raise ValueError(f"alpha must be a number above 0, such as 1.0, and 4 at most; found {alpha!r}")
     net = keras.applications.MobileNetV2
     base = net(input_shape=(*img_size, 3), alpha=alpha, include_top=False, weights=None)
     name = f"mobilenetv2_{float(alpha)}_imagenet_notop.weights.h5"
@@ -243,47 +253,118 @@ def _unit(x, convolution, relu=True):
     return layers.ReLU(6.0)(x) if relu else x
 
 # %% ../nbs/01b_zoo.ipynb #c061
-class _Unpickler(pickle.Unpickler):
-    """Reads what PyTorch 1 wrote, arrays of 32-bit floats and counters, and calls nothing else. ValueError if asked to."""
+_NUMBERS = {"torch FloatStorage": np.dtype("float32"), "torch LongStorage": np.dtype("int64")}
 
-    def find_class(self, module, name):
-        known = {"OrderedDict": OrderedDict, "FloatStorage": np.float32, "LongStorage": np.int64}
-        known["_rebuild_tensor_v2"] = lambda stored, offset, shape, strides, *_: (stored, offset, shape, strides)
-        if name not in known:
-            raise ValueError(f"it asks for {module}.{name}")
-        return known[name]
 
-    def persistent_load(self, key):
-        return key
+def _unpickle(file):
+    """What a pickle of PyTorch 1 holds, with names in the place of functions. ValueError if it asks for anything else."""
+    stack, marks, memo = [], [], {}
+
+    def last(n):
+        taken = stack[len(stack) - n :]
+        del stack[len(stack) - n :]
+        return taken
+
+    def fill(pairs):
+        if not all(isinstance(key, str) for key in pairs[::2]):
+            raise ValueError("a name that is no text")
+        stack[-1].update(zip(pairs[::2], pairs[1::2], strict=True))
+
+    for op, value, _ in pickletools.genops(file):
+        match op.name:
+            case "MARK":
+                marks.append(len(stack))
+            case "EMPTY_DICT":
+                stack.append({})
+            case "EMPTY_LIST":
+                stack.append([])
+            case "EMPTY_TUPLE":
+                stack.append(())
+            case "GLOBAL" if value not in (*_NUMBERS, "collections OrderedDict", "torch._utils _rebuild_tensor_v2"):
+                raise ValueError(f"it asks for {value[:60]!r}")
+            case "GLOBAL" | "BINUNICODE" | "BININT" | "BININT1" | "BININT2" | "LONG1" | "NONE" | "NEWTRUE" | "NEWFALSE":
+                stack.append(value)
+            case "BINPUT" | "LONG_BINPUT":
+                memo[value] = stack[-1]
+            case "BINGET" | "LONG_BINGET":
+                stack.append(memo[value])
+            case "TUPLE1" | "TUPLE2":
+                stack.append(tuple(last(int(op.name[-1]))))
+            case "TUPLE":
+                stack.append(tuple(last(len(stack) - marks.pop())))
+            case "APPENDS":
+                more = last(len(stack) - marks.pop())
+                stack[-1].extend(more)
+            case "SETITEM":
+                fill(last(2))
+            case "SETITEMS":
+                fill(last(len(stack) - marks.pop()))
+            case "REDUCE":  # an empty OrderedDict, or the description of an array
+                stack.append(last(2)[1] or {})
+            case "BUILD":  # notes of PyTorch's own
+                last(1)
+            case "PROTO" | "STOP" | "BINPERSID":
+                pass
+            case other:
+                raise ValueError(f"it asks for {other}")
+    return stack[-1]
+
+# %% ../nbs/01b_zoo.ipynb #torch02
+def _find_arrays(path):
+    """Where the arrays of a PyTorch 1 file are: {name: (kind, first byte, shape, strides)}. ValueError and others: damaged."""
+    with open(path, "rb") as file:
+        size, head = os.fstat(file.fileno()).st_size, io.BytesIO(file.read(1 << 22))
+    *_, entries, keys = (_unpickle(head) for _ in range(5))
+    stored = {}  # the kind and how many numbers, by the key of a row of numbers
+    for name, ((_, kind, key, _, count, *_), offset, shape, strides, *_) in entries.items():
+        numbers = (count, offset, *shape, *strides)
+        if not all(isinstance(text, str) for text in (kind, key)) or not all(isinstance(n, int) for n in numbers):
+            raise ValueError(f"{name[:60]!r} is no array")
+        steps = sorted((step, n) for step, n in zip(strides, shape, strict=True) if n != 1)
+        plain = len(steps) < 5 and all(s == math.prod(n for _, n in steps[:i]) for i, (s, _) in enumerate(steps))
+        if min(numbers) < 0 or not plain or offset + math.prod(shape) > count:
+            raise ValueError(f"{name[:60]!r} has a shape or strides that do not fit its numbers")
+        if stored.setdefault(key, (_NUMBERS[kind], count)) != (_NUMBERS[kind], count):
+            raise ValueError(f"{name[:60]!r} takes its numbers for others")
+    if sorted(keys) != sorted(stored):
+        raise ValueError("its list of numbers does not fit its arrays")
+    begins, end = {}, head.tell()
+    for key in keys:  # each row of numbers comes after its length
+        kind, count = stored[key]
+        begins[key], end = end + 8, end + 8 + count * kind.itemsize
+    if end != size:
+        raise ValueError(f"{size:,} bytes, expected {end:,}")
+    return {
+        name: (stored[key][0], begins[key] + offset * stored[key][0].itemsize, shape, strides)
+        for name, ((_, _, key, *_), offset, shape, strides, *_) in entries.items()
+    }
 
 
 def _read_torch(path):
-    """The arrays of a PyTorch 1 file of weights, in order, without batch normalisation's counters."""
-    with open(path, "rb") as file:
-        *_, entries, keys = (_Unpickler(file).load() for _ in range(5))
-        kinds = {stored[2]: stored[1] for stored, *_ in entries.values()}
-        numbers = {}
-        for key in keys:
-            count = int.from_bytes(file.read(8), "little")
-            numbers[key] = np.frombuffer(file.read(count * np.dtype(kinds[key]).itemsize), kinds[key])
+    """The arrays of a PyTorch 1 file of weights, in order, without batch normalisation's counters; read when used."""
     found = {}
-    for name, (stored, offset, shape, strides) in entries.items():
+    for name, (kind, begin, shape, strides) in _find_arrays(path).items():
         if not name.endswith("num_batches_tracked"):
-            flat = numbers[stored[2]]
-            steps = [flat.itemsize * n for n in strides]
-            found[name] = np.lib.stride_tricks.as_strided(flat[offset:], shape, steps, writeable=False)
+            order = sorted(range(len(shape)), key=lambda axis: -strides[axis])  # as they lie, the slowest axis first
+            stored = np.memmap(path, kind, "r", begin, tuple(shape[axis] for axis in order))
+            found[name] = stored.transpose(np.argsort(order))
     return found
 
 # %% ../nbs/01b_zoo.ipynb #c063
 def _load_lite(encoder, path, variant):
     """Give the encoder the weights of EfficientNet-Lite. ValueError if the file holds something else."""
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"no weights file {path}; take 'imagenet', or None for random weights")
     try:
         values = [v for name, v in _read_torch(path).items() if not name.startswith("_fc")]
-        kernels_last = [v.transpose(2, 3, 1, 0) if v.ndim == 4 else v for v in values[: len(encoder.weights)]]
-        shaped = [v.reshape(w.shape) for v, w in zip(kernels_last, encoder.weights, strict=True)]
-    except (ValueError, TypeError, KeyError, EOFError, pickle.UnpicklingError) as e:
+        pairs = list(zip(values[: len(encoder.weights)], encoder.weights, strict=True))
+        turned = [v.transpose(2, 3, *((0, 1) if w.shape[3] == 1 else (1, 0))) if v.ndim == 4 else v for v, w in pairs]
+        for v, (_, w) in zip(turned, pairs, strict=True):
+            if v.shape != tuple(w.shape):
+                raise ValueError(f"an array of shape {v.shape}, expected {tuple(w.shape)}")
+    except (ValueError, TypeError, LookupError, AttributeError, OverflowError) as e:
         raise ValueError(f"{path} does not hold the weights of EfficientNet-Lite{variant}: {e}") from e
-    encoder.set_weights(shaped)
+    encoder.set_weights([np.array(values) for values in turned])
 
 
 def _lite_file(variant):
@@ -309,7 +390,7 @@ def lite_unet(
     """U-Net on EfficientNet-Lite (Liu 2020), the layer `encoder`; ValueError, FileNotFoundError, ModuleNotFoundError."""
     _check_list("width", width, 5)
     _check(img_size, num_classes, depth=5)
-    if variant not in (0, 1, 2):
+    if not _whole(variant) or not 0 <= variant <= 2:
         raise ValueError(f"variant must be 0, 1 or 2; found {variant!r}")
     encoder = _lite_encoder(img_size, variant, short)
     if weights is not None:
