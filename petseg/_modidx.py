@@ -187,6 +187,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/petseg', 'doc_host': '', '
                              'petseg.data.check_samples': ('data.html#check_samples', 'petseg/data.py'),
                              'petseg.data.count_values': ('data.html#count_values', 'petseg/data.py'),
                              'petseg.data.find_samples': ('data.html#find_samples', 'petseg/data.py'),
+                             'petseg.data.get_batches': ('data.html#get_batches', 'petseg/data.py'),
                              'petseg.data.get_dataset': ('data.html#get_dataset', 'petseg/data.py'),
                              'petseg.data.guess_classes': ('data.html#guess_classes', 'petseg/data.py'),
                              'petseg.data.open_mask': ('data.html#open_mask', 'petseg/data.py'),

@@ -621,12 +621,11 @@ def _write_picture(path, samples, recipe, model):
     import matplotlib
 
     matplotlib.use("Agg")
-    from petseg.data import get_dataset, plain_errors
+    from petseg.data import get_batches, plain_errors
     from petseg.visualize import show_samples
 
-    batches = get_dataset(len(samples), recipe.img_size, [s.photo for s in samples], [s.trimap for s in samples])
     with plain_errors():
-        images, masks = next(batches.as_numpy_iterator())
+        images, masks = next(get_batches(samples, len(samples), recipe.img_size).as_numpy_iterator())
     said = None if model is None else model.predict(images, verbose=0)
     new = path.with_name(path.name + ".new")
     show_samples(images, masks, said, names=[s.name for s in samples]).savefig(new, format="png", dpi=120)

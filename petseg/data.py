@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['IGNORE', 'PETS', 'Classes', 'read_classes', 'Sample', 'find_samples', 'split_samples', 'open_photo', 'open_mask',
            'count_values', 'guess_classes', 'open_pair', 'Problem', 'check_samples', 'plain_errors', 'get_dataset',
-           'augment', 'download_pets', 'draw_pets']
+           'get_batches', 'augment', 'download_pets', 'draw_pets']
 
 # %% ../nbs/00_data.ipynb #c003
 import hashlib
@@ -37,7 +37,7 @@ from .photos import orientation, photo_endings, read_picture, say_why, turned
 _all_ = ["download_pets", "draw_pets"]
 
 # %% ../nbs/00_data.ipynb #h014b
-IGNORE = 255  # what a mask holds for a pixel that counts in no loss and no score
+IGNORE = 255  # what a mask holds for a pixel that belongs to no class
 
 
 @dataclass(frozen=True)
@@ -640,6 +640,19 @@ def get_dataset(
     pairs = pairs.repeat() if repeat else pairs
     pairs = pairs if augment is None else _augmented(pairs, seed, augment)
     return pairs.batch(batch_size, drop_remainder=drop_remainder).prefetch(tf.data.AUTOTUNE)
+
+# %% ../nbs/00_data.ipynb #h056b
+def get_batches(
+    samples: list[Sample],  # of one data set
+    batch_size: int,  # samples a batch
+    img_size: tuple[int, int],  # (height, width), pixels
+    **how,  # more arguments of `get_dataset`
+):  # as of `get_dataset`
+    """Batches of samples. Errors as of `get_dataset`; ValueError if there are none."""
+    if not samples:
+        raise ValueError("no samples to make batches of")
+    paths = [s.photo for s in samples], [s.trimap for s in samples]
+    return get_dataset(batch_size, img_size, *paths, classes=samples[0].classes, **how)
 
 # %% ../nbs/00_data.ipynb #c068
 def _matrix(r, zoom, flip, turn, stretch):

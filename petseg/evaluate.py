@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from scipy import ndimage
 from tqdm.auto import tqdm
 
-from .data import Sample, get_dataset, open_pair, plain_errors
+from .data import Sample, get_batches, open_pair, plain_errors
 
 
 def _check_whole(least=1, **numbers):
@@ -173,9 +173,9 @@ def evaluate_samples(
     size = model.input_shape[1:3]
     if None in size:
         raise ValueError(f"{model.name} takes photos of any size; build it for one, such as (160, 160)")
-    found, pairs = [], ([s.photo for s in samples], [s.trimap for s in samples])
+    found = []
     with plain_errors(), tqdm(total=len(samples), desc="evaluating", unit="photo", disable=not progress) as bar:
-        for images, masks in get_dataset(batch_size, size, *pairs).as_numpy_iterator():
+        for images, masks in get_batches(samples, batch_size, size).as_numpy_iterator():
             for mask, said in zip(masks[..., 0], _predict(model, images, flip), strict=True):
                 sample = samples[len(found)]
                 own = _count_own(sample, said) if own_size else None
@@ -192,7 +192,7 @@ def _predict(model, images, flip):
 
 def _count_own(sample, probabilities):
     """Counts at the photo's own size, from probabilities at the net's."""
-    _, truth = open_pair(sample.photo, sample.trimap)
+    _, truth = open_pair(sample.photo, sample.trimap, sample.classes)
     resized = keras.ops.image.resize(probabilities, truth.shape, interpolation="bilinear", data_format="channels_last")
     return _count(sample, truth, keras.ops.convert_to_numpy(resized))
 

@@ -23,7 +23,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from .data import _augmented, get_dataset, plain_errors
+from .data import _augmented, get_batches, plain_errors
 from .losses import get_loss
 from .model import get_model, unet
 from .zoo import attention_unet, deeplab, freeze, lite_unet, mobile_unet
@@ -457,8 +457,7 @@ def _feed(data, recipe, training):
         pairs = pairs.shuffle(len(data[0]), recipe.seed) if fed.get("shuffle") else pairs
         pairs = _augmented(pairs, recipe.seed, fed["augment"]) if fed.get("augment") is not None else pairs
         return pairs.batch(recipe.batch_size).prefetch(tf.data.AUTOTUNE)
-    photos, trimaps = [s.photo for s in data], [s.trimap for s in data]
-    return get_dataset(recipe.batch_size, recipe.img_size, photos, trimaps, cache=True, **fed)
+    return get_batches(data, recipe.batch_size, recipe.img_size, cache=True, **fed)
 
 
 def _any_size(recipe):

@@ -13,7 +13,7 @@ from matplotlib import colormaps
 from matplotlib.figure import Figure
 from PIL import Image
 
-from .data import Sample, get_dataset, open_pair, plain_errors
+from .data import Sample, get_batches, open_pair, plain_errors
 
 # %% ../nbs/03_visualize.ipynb #c007
 def to_mask(
@@ -307,9 +307,9 @@ def show_opened(
     _check_samples([sample])
     if model is not None and None in model.input_shape[1:3]:
         raise ValueError(f"{model.name} takes photos of any size; build it for one, such as (160, 160)")
-    (image, truth), prediction = open_pair(sample.photo, sample.trimap), None
+    (image, truth), prediction = open_pair(sample.photo, sample.trimap, sample.classes), None
     if model is not None:  # as it was trained: through the book's own loader
-        batch = get_dataset(1, model.input_shape[1:3], [sample.photo], [sample.trimap])
+        batch = get_batches([sample], 1, model.input_shape[1:3])
         with plain_errors():
             images, truths = next(batch.as_numpy_iterator())
         image, truth, prediction = images[0], truths[0], model.predict_on_batch(images)[0]
