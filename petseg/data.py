@@ -648,11 +648,9 @@ def get_batches(
     img_size: tuple[int, int],  # (height, width), pixels
     **how,  # more arguments of `get_dataset`
 ):  # as of `get_dataset`
-    """Batches of samples. Errors as of `get_dataset`; ValueError if there are none."""
-    if not samples:
-        raise ValueError("no samples to make batches of")
+    """Batches of samples. Errors as of `get_dataset`."""
     paths = [s.photo for s in samples], [s.trimap for s in samples]
-    return get_dataset(batch_size, img_size, *paths, classes=samples[0].classes, **how)
+    return get_dataset(batch_size, img_size, *paths, classes=samples[0].classes if samples else PETS, **how)
 
 # %% ../nbs/00_data.ipynb #c068
 def _matrix(r, zoom, flip, turn, stretch):
