@@ -21,7 +21,7 @@ import weakref
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields
 from functools import partial
 from numbers import Integral, Real
 from pathlib import Path
@@ -388,9 +388,10 @@ def _photo_problems(sample, mask):
     """Yield each `Problem` of a sample's photo, which should be upright, of its mask's size and of the kind it is named."""
     try:
         img = _read(sample.photo, "photo")
-        if img.format != Image.EXTENSION.get(sample.photo.suffix.lower()) and img.format != "MPO":
+        named = Image.EXTENSION.get(sample.photo.suffix.lower())
+        if img.format not in (named, "MPO"):
             what = f"{img.format} under the name {sample.photo.suffix}"
-            yield Problem(sample.name, sample.photo, what, repairable=True)
+            yield Problem(sample.name, sample.photo, what, repairable=named in Image.SAVE)
         if mask is not None:
             _pair(img, sample.photo, mask)
         if (turn := orientation(img)) != 1 and turned(img, turn).size == img.size:
@@ -407,9 +408,9 @@ def _repair(path):
     kept, new = path.with_name(path.name + ".original"), path.with_name(path.name + ".new")
     if kept.exists() and kept.read_bytes() != path.read_bytes():
         raise FileExistsError(f"{kept} is another file; move it away, then repair again")
-    with Image.open(path) as img:
-        how = {"quality": 95, "subsampling": 0} if Image.EXTENSION[path.suffix.lower()] == "JPEG" else {}
-        img.convert("RGB").save(new, Image.EXTENSION[path.suffix.lower()], exif=img.getexif(), **how)
+    img, kind = _read(path, "photo"), Image.EXTENSION[path.suffix.lower()]
+    how = {"quality": 95, "subsampling": 0} if kind == "JPEG" else {}
+    img.convert("RGB").save(new, kind, exif=img.getexif(), **how)
     shutil.copy2(path, kept)
     os.replace(new, path)
 

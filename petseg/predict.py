@@ -10,7 +10,6 @@ __all__ = ['PRETRAINED', 'pack_run', 'model_card', 'load_pretrained', 'resize_sc
 import hashlib
 import io
 import math
-import os
 import zipfile
 import zlib
 from dataclasses import asdict, replace
