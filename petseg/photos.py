@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['MAX_PIXELS', 'KINDS', 'PhotoError', 'TooManyPixelsError', 'known_kinds', 'photo_endings', 'read_picture', 'say_why',
-           'orientation', 'turned', 'to_rgb', 'load_photo']
+           'orientation', 'turned', 'to_rgb', 'as_stored', 'open_picture', 'open_photo']
 
 # %% ../nbs/workshop/photos.ipynb #w003
 import io
 import struct
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 
@@ -186,71 +186,118 @@ def to_rgb(
         raise PhotoError("32 bits a channel; save it with 8 or 16")
     if img.has_transparency_data:
         img = Image.alpha_composite(Image.new("RGBA", img.size, "white"), img.convert("RGBA")).convert("RGB")
-    if profile and img.mode in ("RGB", "L", "CMYK"):
+    if not _is_srgb(img.mode, profile):
         with suppress(Exception):  # a damaged profile, or one of another mode: taken for sRGB
-            srgb = ImageCms.createProfile("sRGB")
-            img = ImageCms.profileToProfile(img, io.BytesIO(profile), srgb, outputMode="RGB")
-    return img.convert("RGB")
+            img = _to_srgb(img, profile)
+    return img if img.mode == "RGB" else img.convert("RGB")
+
+
+def _to_srgb(img, profile):
+    """A picture with its colours in sRGB, RGB. Errors as of Pillow's."""
+    srgb = ImageCms.createProfile("sRGB")
+    return ImageCms.profileToProfile(img, io.BytesIO(profile), srgb, outputMode="RGB")
+
+
+@cache
+def _is_srgb(mode, profile):
+    """True if a colour profile would change no colour by more than one level, or cannot be heeded."""
+    if not profile or mode not in ("RGB", "L", "CMYK"):
+        return True
+    levels = np.linspace(0, 255, 18).round().astype("uint8")
+    ramp = Image.fromarray(np.stack(np.meshgrid(levels, levels, levels), -1).reshape(18, -1, 3)).convert(mode)
+    with suppress(Exception):
+        change = np.asarray(_to_srgb(ramp, profile), "int16") - np.asarray(ramp.convert("RGB"), "int16")
+        return int(abs(change).max()) <= 1
+    return True
+
+
+def as_stored(
+    img: Image.Image,  # open; its pixels need not be loaded
+) -> bool:
+    """True if the numbers in a file are those that `to_rgb` gives: upright, sRGB, opaque, 8 bits."""
+    plain = img.mode in ("RGB", "L") and not img.has_transparency_data and orientation(img) == 1
+    return plain and _is_srgb(img.mode, img.info.get("icc_profile"))
 
 # %% ../nbs/workshop/photos.ipynb #w012
-def _from_array(a, max_pixels):
-    """An RGB picture from (H, W), (H, W, 1), (H, W, 3) or (H, W, 4) of whole numbers 0..255."""
-    a = a[..., 0] if a.ndim == 3 and a.shape[2] == 1 else a
-    if a.ndim not in (2, 3) or (a.ndim == 3 and a.shape[2] not in (3, 4)) or a.dtype.kind not in "uif":
-        raise PhotoError(f"an array of shape {a.shape}, {a.dtype}; a photo is (H, W), (H, W, 3) or (H, W, 4)")
-    _check_photo(a.shape[1], a.shape[0], max_pixels)
-    if not (a.min() >= 0 and a.max() <= 255) or (a.dtype.kind == "f" and a.max() <= 1):
-        raise PhotoError(f"an array of values {a.min():.4g} to {a.max():.4g}; a photo's are 0 to 255")
-    return to_rgb(Image.fromarray(np.rint(a).astype("uint8")))
-
-
-def _check_photo(width, height, max_pixels):
-    """PhotoError for a size that no photo has."""
-    if width * height > max_pixels:
-        raise TooManyPixelsError(
-            f"{width} x {height} pixels, more than {max_pixels:,}; raise the limit if you trust the file"
-        )
-    if min(width, height) < 16 or max(width, height) > 10 * min(width, height):
-        raise PhotoError(f"{width} x {height} pixels; a photo has 16 or more a side, and no side ten times the other")
-
-
-def _open(source, max_pixels):
-    """An RGB picture from an open file or a Pillow picture."""
-
-    def check(img):
-        _check_photo(*img.size, max_pixels)
-        if getattr(img, "is_animated", False) and img.format not in ("MPO", "HEIF"):
-            raise PhotoError("an animation, or several pages; save one picture of it")
-
-    if isinstance(source, Image.Image):
-        check(source)
-        return to_rgb(source)
-    if not source.read(1):
-        raise PhotoError("an empty file")
-    source.seek(0)
-    return to_rgb(read_picture(source, check))
-
-
-def load_photo(
-    source,  # a path, a file's bytes, a Pillow picture, or an array (H, W), (H, W, 3), (H, W, 4), 0..255
-    *,
-    max_pixels: int = MAX_PIXELS,  # width x height at most
-) -> np.ndarray:  # (H, W, 3) uint8, sRGB, upright
-    """Open any photo. PhotoError if it cannot be used, OSError if the file cannot be opened, TypeError for another kind."""
-    if isinstance(source, (str, Path)):
-        file = open(source, "rb")  # noqa: SIM115, closed below
-    elif isinstance(source, (bytes, bytearray)):
-        file = io.BytesIO(source)
-    elif isinstance(source, (Image.Image, np.ndarray)):
-        file = source
-    else:
-        raise TypeError(f"a photo is a path, bytes, a Pillow picture or an array; found {type(source).__name__}")
+@contextmanager
+def _named(source):
+    """Inside, whatever is wrong with a picture is a PhotoError that begins with its path, or `the photo`."""
     try:
-        return np.array((_from_array if isinstance(file, np.ndarray) else _open)(file, max_pixels))
+        yield
     except Exception as e:  # Pillow raises OSError, SyntaxError, struct.error and others on damaged files
         name = source if isinstance(source, (str, Path)) else "the photo"
         kind = TooManyPixelsError if isinstance(e, (TooManyPixelsError, Image.DecompressionBombError)) else PhotoError
         raise kind(f"{name}: {say_why(e)}") from e
-    finally:
-        if file is not source:
-            file.close()
+
+
+def open_picture(
+    source,  # a path, a file's bytes, or a file open in bytes
+    *,
+    max_pixels: int = MAX_PIXELS,  # width x height at most
+) -> Image.Image:  # with its pixels, as they are stored
+    """A picture of one of `KINDS`. PhotoError if it cannot be used, OSError if the file cannot be opened, TypeError."""
+    if isinstance(source, (str, Path)):
+        file = open(source, "rb")  # noqa: SIM115, closed below
+    elif isinstance(source, (bytes, bytearray)):
+        file = io.BytesIO(source)
+    elif hasattr(source, "read"):
+        file = source
+    else:
+        raise TypeError(
+            f"a photo is a path, bytes, a file, a Pillow picture or an array; found {type(source).__name__}"
+        )
+    with _named(source):
+        try:
+            start = file.tell()
+            if not file.read(1):
+                raise PhotoError("an empty file")
+            file.seek(start)
+            return read_picture(file, lambda img: _check(img, max_pixels))
+        finally:
+            if file is not source:
+                file.close()
+
+
+def _check(img, max_pixels):
+    """PhotoError for a picture that is too large, or more than one."""
+    _check_size(*img.size, max_pixels)
+    if getattr(img, "is_animated", False) and img.format not in ("MPO", "HEIF"):
+        raise PhotoError("an animation, or several pages; save one picture of it")
+
+
+def _check_size(width, height, max_pixels):
+    if width * height > max_pixels:
+        raise TooManyPixelsError(
+            f"{width} x {height} pixels, more than {max_pixels:,}; raise the limit if you trust the file"
+        )
+
+
+def open_photo(
+    source,  # as for `open_picture`, or a Pillow picture, or an array (H, W), (H, W, 1), (H, W, 3), (H, W, 4), 0..255
+    *,
+    max_pixels: int = MAX_PIXELS,  # width x height at most
+) -> np.ndarray:  # (H, W, 3) uint8, sRGB, upright; an array that is one already comes back as it is
+    """Open any photo. Errors as of `open_picture`."""
+    if isinstance(source, np.ndarray):
+        with _named(source):
+            return _from_array(source, max_pixels)
+    if isinstance(source, Image.Image):
+        with _named(source):
+            _check(source, max_pixels)
+            return np.array(to_rgb(source))
+    img = open_picture(source, max_pixels=max_pixels)
+    with _named(source):
+        return np.array(to_rgb(img))
+
+
+def _from_array(a, max_pixels):
+    """RGB (H, W, 3) uint8 from an array of numbers 0..255."""
+    a = a[..., 0] if a.ndim == 3 and a.shape[2] == 1 else a
+    if a.ndim not in (2, 3) or (a.ndim == 3 and a.shape[2] not in (3, 4)) or a.dtype.kind not in "uif" or not a.size:
+        raise PhotoError(f"an array of shape {a.shape}, {a.dtype}; a photo is (H, W), (H, W, 3) or (H, W, 4)")
+    _check_size(a.shape[1], a.shape[0], max_pixels)
+    if a.dtype != "uint8":
+        if not (a.min() >= 0 and a.max() <= 255) or (a.dtype.kind == "f" and a.max() <= 1):
+            raise PhotoError(f"an array of values {a.min():.4g} to {a.max():.4g}; a photo's are 0 to 255")
+        a = np.rint(a).astype("uint8")
+    return a if a.ndim == 3 and a.shape[2] == 3 else np.array(to_rgb(Image.fromarray(a)))
