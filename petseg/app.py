@@ -78,10 +78,10 @@ _HEADERS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 # %% ../nbs/15_app.ipynb #p007
 def _open(data, max_pixels):
     """A photo from the bytes of its file. Refusal: 413 for too many pixels, 415 for what is no photo."""
-    from petseg.photos import PhotoError, TooManyPixelsError, load_photo
+    from petseg.photos import PhotoError, TooManyPixelsError, open_photo
 
     try:
-        return load_photo(data, max_pixels=max_pixels)
+        return open_photo(data, max_pixels=max_pixels)
     except TooManyPixelsError as e:
         raise Refusal(413, f"the photo has more than {max_pixels:,} pixels") from e
     except PhotoError as e:

@@ -119,7 +119,7 @@ def _inside(path, size, changed):
             return img.tag_v2.get(0x0131, "") if img.format == "TIFF" else img.info.get("Software", "")
     except OSError:
         return None
-    except Exception:  # noqa: BLE001, a photo all the same; `load_photo` says what is wrong
+    except Exception:  # noqa: BLE001, a photo all the same; `open_photo` says what is wrong
         return ""
 
 
@@ -383,9 +383,9 @@ def _cut(args):
             raise ValueError(f"no method {args.method!r}; there are net, {', '.join(METHODS)}")
     if args.background not in (None, "blur") and os.path.isfile(args.background):
         _load_tensorflow()
-        from petseg.photos import load_photo
+        from petseg.photos import open_photo
 
-        args.backdrop = load_photo(args.background)
+        args.backdrop = open_photo(args.background)
     if args.watch:
         return _watch(args)
     counts = _run_plan(_plan(args.photos, args.out, _ending(args)), args, cache(lambda: _segmenter(args)))
@@ -436,7 +436,8 @@ def _download(args):
 
 
 def _check(args):
-    from petseg.data import check_samples, find_samples
+    from petseg.check import check_samples
+    from petseg.data import find_samples
 
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageColor, ImageOps
 
-from .photos import load_photo
+from .photos import open_photo
 from .predict import Segmenter, resize_scores
 
 # %% ../nbs/11_matting.ipynb #n005
@@ -199,17 +199,17 @@ KINDS = ("cutout", "mask", "trimap", "overlay")
 
 
 def cut(
-    photo,  # what `load_photo` takes
+    photo,  # what `open_photo` takes
     segmenter: Segmenter,
     *,
     kind: str = "cutout",  # or `mask` (its alpha), `trimap` (255 pet, 128 border, 0 background), `overlay`
     matting: bool = True,  # False: a plain edge, faster
     background=None,  # of a cutout: as for `put_on`, or "blur"; None: transparent
 ) -> tuple[Image.Image, Pet]:  # RGBA or RGB for a cutout, L for mask and trimap, RGB for an overlay
-    """The pet of a photo as a picture, and where it is. NoPetError; ValueError: kind, background; else as `load_photo`."""
+    """The pet of a photo as a picture, and where it is. NoPetError; ValueError: kind, background; else as `open_photo`."""
     if kind not in KINDS:
         raise ValueError(f"kind is one of {', '.join(KINDS)}; found {kind!r}")
-    photo = load_photo(photo, max_pixels=segmenter.max_pixels)
+    photo = open_photo(photo, max_pixels=segmenter.max_pixels)
     blur = isinstance(background, str) and background == "blur"
     below = None if background is None or blur else _backdrop(background)
     scores = clean(segmenter.small([photo])[0])
@@ -229,12 +229,12 @@ def cut(
 
 # %% ../nbs/11_matting.ipynb #n029
 def cutout(
-    photo,  # what `load_photo` takes
+    photo,  # what `open_photo` takes
     segmenter: Segmenter | None = None,  # None: one with the net `best`, kept for the next call
     *,
     matting: bool = True,  # False: a plain edge, faster
 ) -> Image.Image:  # RGBA, of the photo's size
-    """The pet on a transparent background, with fur and without a halo. NoPetError; else as `load_photo`."""
+    """The pet on a transparent background, with fur and without a halo. NoPetError; else as `open_photo`."""
     return cut(photo, segmenter or _segmenter(), matting=matting)[0]
 
 
@@ -245,18 +245,18 @@ def _segmenter():
 # %% ../nbs/11_matting.ipynb #n031
 def put_on(
     picture: Image.Image,  # RGBA, such as `cutout` gives
-    background,  # a colour (`white`, `#20a040`), or a picture as `load_photo` takes it, cut to fit
+    background,  # a colour (`white`, `#20a040`), or a picture as `open_photo` takes it, cut to fit
 ) -> Image.Image:  # RGB
-    """A cut-out on a background. ValueError for an unknown colour; else as `load_photo`."""
+    """A cut-out on a background. ValueError for an unknown colour; else as `open_photo`."""
     below = ImageOps.fit(Image.fromarray(_backdrop(background)), picture.size)
     below.paste(picture, mask=picture.getchannel("A"))
     return below
 
 
 def _backdrop(background):
-    """A colour, or a picture as `load_photo` takes it, as a picture (H, W, 3) uint8. ValueError for an unknown colour."""
+    """A colour, or a picture as `open_photo` takes it, as a picture (H, W, 3) uint8. ValueError for an unknown colour."""
     if not isinstance(background, str) or Path(background).is_file():
-        return load_photo(background)
+        return open_photo(background)
     try:
         return np.full((16, 16, 3), ImageColor.getrgb(background)[:3], "uint8")
     except ValueError as e:

@@ -23,7 +23,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from .data import _augmented, get_batches, plain_errors
+from .data import augmented, get_batches, plain_errors
 from .losses import get_loss
 from .model import get_model, unet
 from .zoo import attention_unet, deeplab, freeze, lite_unet, mobile_unet
@@ -455,7 +455,7 @@ def _feed(data, recipe, training):
 
         pairs = tf.data.Dataset.from_tensor_slices(data)
         pairs = pairs.shuffle(len(data[0]), recipe.seed) if fed.get("shuffle") else pairs
-        pairs = _augmented(pairs, recipe.seed, fed["augment"]) if fed.get("augment") is not None else pairs
+        pairs = augmented(pairs, recipe.seed, fed["augment"]) if fed.get("augment") is not None else pairs
         return pairs.batch(recipe.batch_size).prefetch(tf.data.AUTOTUNE)
     return get_batches(data, recipe.batch_size, recipe.img_size, cache=True, **fed)
 
