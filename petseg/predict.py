@@ -21,7 +21,7 @@ import keras
 import numpy as np
 from PIL import Image
 
-from .masks import predict_batch, resize_scores
+from .masks import PETS, Classes, predict_batch, resize_scores
 from .photos import MAX_PIXELS, PhotoError, TooManyPixelsError, open_photo  # noqa: F401, part of this module's interface
 from .train import _WITH_ENCODER, Recipe, _read_json, build_model, get_recipe, load_run, read_history, write_json
 
@@ -187,72 +187,94 @@ def _nearest(size, side):
 
 # %% ../nbs/10_predict.ipynb #new43
 class Segmenter:
-    """Any photo of a pet in, class probabilities at its own size out. Build it once; threads may share it."""
+    """Any photo in, class probabilities at its own size out. Build it once; threads may share it."""
 
     def __init__(
         self,
-        weights: str
-        | Path
-        | keras.Model
-        | None = None,  # best, small, a run folder, a packed net, a net for any size; None: best
+        net="best",  # or small, a run folder, a packed net, a Keras model for any size, or any predictor: photos (B, h, w, 3), 0..255 -> probabilities (B, h, w, C)
         *,
-        sizes: tuple[int, ...] = (256, 320),  # looks at side x side pixels each, multiples of 32, 96 or more
-        flip: bool = False,  # look at the mirror image too
-        runtime=None,  # what runs instead of a net: photos (B, h, w, 3), 0..255 -> probabilities (B, h, w, C)
+        sizes: tuple[int, ...] = (256, 320),  # predict at side x side pixels each, multiples of 32, 96 or more
+        flip: bool = False,  # the mirror image too
+        classes: Classes | None = None,  # of the C; None: those that the net was trained for, or else `PETS`
         max_pixels: int = MAX_PIXELS,  # of a photo
     ):
-        """ValueError for sizes that no net can see, or another number of classes; else as `load_net`."""
+        """ValueError for sizes that no net can take, or another number of classes; else as `load_net`."""
         if not sizes or any(not isinstance(s, int) or s < 96 or s % 32 for s in sizes):
             raise ValueError(f"sizes are multiples of 32, 96 or more; found {sizes!r}")
         self.sizes, self.flip, self.max_pixels = tuple(sizes), flip, max_pixels
-        self.run = runtime or _compiled(_checked("best" if weights is None else weights))
+        self.predict, self.classes = _predictor(net, classes)
 
     def __call__(
         self,
         photo,  # what `open_photo` takes, or a list of such
-    ):  # (H, W, C) float32, 0..1, at the photo's size: of pet, background and, if the net knows it, border; of a list, a list
-        """Probabilities of each pixel's class. Errors as of `open_photo`."""
+    ):  # (H, W, C) float32, 0..1, at the photo's size; of a list, a list
+        """Probabilities of each pixel's class, in the order of `classes`. Errors as of `open`."""
         if not isinstance(photo, (list, tuple)):
             return self([photo])[0]
-        photos = [open_photo(p, max_pixels=self.max_pixels) for p in photo]
-        return [resize_scores(s, p.shape[:2]) for s, p in zip(self.small(photos), photos, strict=True)]
+        photos = [self.open(p) for p in photo]
+        return [resize_scores(s, p.shape[:2]) for s, p in zip(self.predict_small(photos), photos, strict=True)]
 
-    def small(
+    def open(
         self,
-        photos: list[np.ndarray],  # (H, W, 3) uint8 each, what `open_photo` gave
-    ) -> list[np.ndarray]:  # (h, w, C) float32 each, at the size of the finest look
+        source,  # what `open_photo` takes
+    ) -> np.ndarray:  # (H, W, 3) uint8
+        """A photo that this can segment. Errors as of `open_photo`; PhotoError for a sliver."""
+        photo = open_photo(source, max_pixels=self.max_pixels)
+        high, wide = photo.shape[:2]
+        if min(wide, high) < 16 or max(wide, high) > 10 * min(wide, high):
+            name = source if isinstance(source, (str, Path)) else "the photo"
+            raise PhotoError(f"{name}: {wide} x {high} pixels; take 16 or more a side, and no side ten times the other")
+        return photo
+
+    def predict_small(
+        self,
+        photos: list[np.ndarray],  # (H, W, 3) uint8 each, what `open` gave
+    ) -> list[np.ndarray]:  # (h, w, C) float32 each, at the largest of the sizes
         """The same before it is enlarged, for those who need less than a number for each pixel."""
-        looks = [self._look(photos, side) for side in sorted(self.sizes, reverse=True)]
+        sizes = [self._at_size(photos, side) for side in sorted(self.sizes, reverse=True)]
         return [
-            np.mean([resize_scores(s, some[0].shape[:2]) for s in some], axis=0) for some in zip(*looks, strict=True)
+            np.mean([resize_scores(s, some[0].shape[:2]) for s in some], axis=0) for some in zip(*sizes, strict=True)
         ]
 
-    def _look(self, photos, side):
+    def _at_size(self, photos, side):
         """Probabilities at one size, photos of one shape together."""
         shapes, found = [_nearest(p.shape, side) for p in photos], {}
         for shape in set(shapes):
             which = [i for i, s in enumerate(shapes) if s == shape]
             batch = [Image.fromarray(photos[i]).resize(shape[::-1], Image.BILINEAR) for i in which]
-            found |= dict(
-                zip(which, predict_batch(self.run, np.stack(batch).astype("float32"), flip=self.flip), strict=True)
-            )
+            scores = predict_batch(self.predict, np.stack(batch).astype("float32"), flip=self.flip)
+            if scores.shape[-1] != len(self.classes):
+                raise ValueError(_wrong_number("the net", scores.shape[-1], self.classes))
+            found |= dict(zip(which, scores, strict=True))
         return [found[i] for i in range(len(photos))]
 
 # %% ../nbs/10_predict.ipynb #new44
-def _checked(weights):
-    """A net, loaded if it is a name. ValueError if it takes one size only, or does not tell pet from background."""
-    net = weights if isinstance(weights, keras.Model) else load_net(weights)
-    name = net.name if net is weights else weights
+def _predictor(net, classes):
+    """A net as a function, and its classes. ValueError if it takes one size only, or has another number of classes."""
+    name = net if isinstance(net, (str, Path)) else getattr(net, "name", "the net")
+    if isinstance(net, (str, Path)):
+        from petseg.export import load_net
+
+        net, _, known = load_net(net)
+        classes = classes or known
+    classes = classes or PETS
+    if not hasattr(net, "predict_on_batch"):
+        return net, classes
     if net.input_shape[1:3] != (None, None):
         raise ValueError(f"{name} takes one size only; load or build it with img_size=(None, None)")
-    if net.output_shape[-1] not in (2, 3):
-        what = "a net that cuts has two, pet and background, or three, with border"
-        raise ValueError(f"{name} has {net.output_shape[-1]} class{'es' * (net.output_shape[-1] != 1)}; {what}")
-    return net
+    if net.output_shape[-1] != len(classes):
+        raise ValueError(_wrong_number(name, net.output_shape[-1], classes))
+    return _compiled(net), classes
+
+
+def _wrong_number(name, found, classes):
+    return f"{name} has {found} class{'es' * (found != 1)}, not {len(classes)} ({', '.join(classes.names)}); say which with classes="
 
 
 def _compiled(net):
-    """A net as a function, on TensorFlow one with a graph for each shape."""
+    """A Keras model as a function, on TensorFlow one with a graph for each shape."""
+    import keras
+
     if keras.backend.backend() != "tensorflow":
         return net.predict_on_batch
     import tensorflow as tf
@@ -265,7 +287,7 @@ def _compiled(net):
 
     return lambda batch: graph(*batch.shape[1:3])(tf.constant(batch)).numpy()
 
-
+# %% ../nbs/10_predict.ipynb #oldnet
 def load_net(
     name: str | Path,  # best, small (the package's), a run folder, or what `pack_run` wrote, without ending
     *,
