@@ -27,7 +27,7 @@ import tempfile
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -36,6 +36,9 @@ import numpy as np
 from PIL import Image, ImageColor, ImageOps
 
 from . import __version__
+from .matting import KINDS, NothingFoundError, object_name, render, see
+from .photos import PhotoError, TooManyPixelsError, open_photo
+from .predict import Segmenter
 
 # %% ../nbs/15_app.ipynb #p005
 @dataclass(frozen=True)
@@ -76,16 +79,17 @@ class Refusal(Exception):
 _HEADERS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 
 # %% ../nbs/15_app.ipynb #p007
-def _open(data, max_pixels):
-    """A photo from the bytes of its file. Refusal: 413 for too many pixels, 415 for what is no photo."""
-    from petseg.photos import PhotoError, TooManyPixelsError, open_photo
-
+@contextmanager
+def _refusing(max_pixels):
+    """Inside, what is wrong with a photo is a Refusal: 413 too many pixels, 415 no photo, 422 nothing found on it."""
     try:
-        return open_photo(data, max_pixels=max_pixels)
+        yield
     except TooManyPixelsError as e:
         raise Refusal(413, f"the photo has more than {max_pixels:,} pixels") from e
     except PhotoError as e:
         raise Refusal(415, str(e)) from e
+    except NothingFoundError as e:
+        raise Refusal(422, str(e)) from e
 
 # %% ../nbs/15_app.ipynb #p009
 def _colour(text):
@@ -97,9 +101,7 @@ def _colour(text):
 
 # %% ../nbs/15_app.ipynb #p012
 def _options(query):
-    """Arguments for `cut` from an address's parameters. Refusal 422 for what it does not know."""
-    from petseg.matting import KINDS
-
+    """Kind, matting and background, as for `see` and `render`, from an address's parameters. Refusal 422 for what it does not know."""
     choices = {"kind": KINDS, "matting": ("true", "false")}
     for name, value in query.items():
         if name not in (*choices, "background"):
@@ -111,7 +113,7 @@ def _options(query):
         raise Refusal(422, f"a background goes behind a cutout, and kind is {kind}")
     if background not in (None, "blur"):
         background = _colour(background)
-    return {"kind": kind, "matting": query.get("matting") != "false", "background": background}
+    return kind, query.get("matting") != "false", background
 
 # %% ../nbs/15_app.ipynb #p014
 def _png(picture):
@@ -121,20 +123,18 @@ def _png(picture):
     return file.getvalue()
 
 
-def _cut(photo, segmenter, **options):
-    """What `cut` gives. Refusal 422 if there is no pet."""
-    from petseg.matting import NoPetError, cut
-
-    try:
-        return cut(photo, segmenter, **options)
-    except NoPetError as e:
-        raise Refusal(422, "no pet found") from e
+def _see(data, segmenter, max_pixels, matting=True):
+    """What is found on the photo whose file holds these bytes, something at least. Refusal."""
+    with _refusing(max_pixels):
+        found = see(open_photo(data, max_pixels=max_pixels), segmenter, matting=matting)
+        found.place  # noqa: B018, a Refusal if there is none
+        return found
 
 
-def _cut_bytes(data, segmenter, max_pixels, options):
-    """A photo's bytes -> (the bytes of a PNG, what was found). Refusal."""
-    picture, pet = _cut(_open(data, max_pixels), segmenter, **options)
-    return _png(picture), pet
+def _cut(data, segmenter, max_pixels, kind, matting, background):
+    """A photo's bytes -> (the bytes of a PNG, where the object is). Refusal."""
+    found = _see(data, segmenter, max_pixels, matting)
+    return _png(render(found, kind, background=background)), found.place
 
 # %% ../nbs/15_app.ipynb #p016
 class Line:
@@ -353,8 +353,8 @@ def _routes(door, line, segmenter, limits):
         options = _options(request.query_params)
         _, data = await _photo(request, "photo", limits)
         async with line.place():
-            png, pet = await line.work(_cut_bytes, data, segmenter, limits.max_pixels, options)
-        return Response(png, media_type="image/png", headers={"X-Petseg": json.dumps(asdict(pet))} | _HEADERS)
+            png, place = await line.work(_cut, data, segmenter, limits.max_pixels, *options)
+        return Response(png, media_type="image/png", headers={"X-Petseg": json.dumps(asdict(place))} | _HEADERS)
 
     async def health(request):
         seen = {"queue": line.taken, "arriving": len(door.arriving)}
@@ -362,31 +362,6 @@ def _routes(door, line, segmenter, limits):
 
     methods = ["GET", "POST", "PUT", "PATCH", "DELETE"]
     return [Route("/cut", _answers(cut_photo), methods=methods), Route("/health", health)]
-
-# %% ../nbs/15_app.ipynb #p028
-class _Seen:
-    """A photo that the net has seen and that was cut; `cut` takes it for a segmenter, one that needs no time."""
-
-    def __init__(self, data, segmenter, max_pixels):
-        self.photo, self.max_pixels = _open(data, max_pixels), max_pixels
-        self.scores = segmenter.small([self.photo])
-        self.cutout, self.pet = _cut(self.photo, self)
-
-    def small(self, photos):
-        return self.scores
-
-    def compose(self, kind, background):
-        """The picture that was asked for; the background is None, blur or a picture."""
-        from petseg.matting import blurred, put_on
-
-        alpha = self.cutout.getchannel("A")
-        if kind == "mask":
-            return alpha
-        if kind == "overlay":
-            return _cut(self.photo, self, kind="overlay")[0]
-        if background is None:
-            return self.cutout
-        return put_on(self.cutout, blurred(self.photo, np.asarray(alpha)) if background == "blur" else background)
 
 # %% ../nbs/15_app.ipynb #p030
 def _preview(picture, side=1400):
@@ -433,11 +408,11 @@ def _tidy(folder, keep, most):
                 file.parent.rmdir()
 
 # %% ../nbs/15_app.ipynb #p034
-class _Desk:
+class _Visitors:
     """Answers the page."""
 
     def __init__(self, line, segmenter, limits):
-        self.line, self.segmenter, self.limits, self.seen = line, segmenter, limits, {}
+        self.line, self.segmenter, self.limits, self.known = line, segmenter, limits, {}
         self.folder, self.lock, self.sent = _folder() / "visitors", threading.Lock(), []
 
     def read(self, path):
@@ -478,25 +453,26 @@ class _Desk:
             raise Refusal(429, "too many photos from your address; try again later", **{"Retry-After": "60"})
         self.sent.append((now, client))
 
-    async def look(self, path):
-        """The photo of a file as `_Seen`, from memory if it is there."""
-        if path in self.seen:
-            return self.seen[path]
-        seen = await self.line.work(lambda: _Seen(self.read(path), self.segmenter, self.limits.max_pixels))
-        self.seen[path] = seen
-        asyncio.get_running_loop().call_later(self.limits.keep, self.seen.pop, path, None)
-        while sum(s.photo.size // 3 for s in self.seen.values()) > 2 * self.limits.max_pixels:
-            del self.seen[next(iter(self.seen))]
-        return seen
+    async def find(self, path):
+        """What is found on the photo of a file, from memory if it is there."""
+        if path in self.known:
+            return self.known[path]
+        found = await self.line.work(lambda: _see(self.read(path), self.segmenter, self.limits.max_pixels))
+        self.known[path] = found
+        asyncio.get_running_loop().call_later(self.limits.keep, self.known.pop, path, None)
+        while sum(found.photo.size // 3 for found in self.known.values()) > 2 * self.limits.max_pixels:
+            del self.known[next(iter(self.known))]
+        return found
 
-    def make(self, seen, name, kind, choice, colour, picture):
+    def make(self, found, name, kind, choice, colour, picture):
         """((before, after) for the screen, the file to download)."""
         background = "blur" if choice == "blur" else _colour(colour) if choice == "colour" else None
         if choice == "picture" and picture:
-            background = Image.fromarray(_open(self.read(picture), self.limits.max_pixels))
-        made = seen.compose(kind, background)
+            with _refusing(self.limits.max_pixels):
+                background = open_photo(self.read(picture), max_pixels=self.limits.max_pixels)
+        made = render(found, kind, background=background)
         file = self.store(f"{name}-{kind}.png", _png(made))
-        return (_preview(Image.fromarray(seen.photo)), _preview(made)), file
+        return (_preview(Image.fromarray(found.photo)), _preview(made)), file
 
     def routes(self):
         """What the page uploads, and what it shows."""
@@ -535,14 +511,14 @@ def _say(sentence, role="status"):
     return f'<p role="{role}" class="{role}">{html.escape(sentence)}</p>'
 
 
-async def _show(desk, path, kind, choice, colour, picture):
+async def _show(visitors, path, kind, choice, colour, picture):
     """What the page shows for what is chosen on it: (before, after), a file to download, a sentence."""
     if path is None:
         return None, None, _say("")
     try:
-        async with desk.line.place():
-            seen = await desk.look(path)
-            made = await desk.line.work(desk.make, seen, Path(path).stem, kind, choice, colour, picture)
+        async with visitors.line.place():
+            found = await visitors.find(path)
+            made = await visitors.line.work(visitors.make, found, Path(path).stem, kind, choice, colour, picture)
     except Refusal as e:
         return None, None, _say(f"{str(e)[:1].upper()}{str(e)[1:]}.", "alert")
     except FileNotFoundError:
@@ -550,7 +526,7 @@ async def _show(desk, path, kind, choice, colour, picture):
     except Exception:
         logging.getLogger("petseg").exception("a photo was not cut")
         return None, None, _say("Something went wrong here; the photo was not cut.", "alert")
-    return *made, _say(f"Found a pet: {seen.pet.share:.0%} of the photo, {seen.pet.confidence:.0%} sure.")
+    return *made, _say(f"Found the {object_name(found.classes)}: {found.place.share:.0%} of the photo, {found.place.confidence:.0%} sure.")
 
 # %% ../nbs/15_app.ipynb #p038
 def _claim(folder):
@@ -587,14 +563,22 @@ def _folder():
     return folder
 
 
+@contextmanager
 def _gradio():
-    """Gradio, told to be quiet. ImportError if it is not installed."""
-    os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_TEMP_DIR": str(_folder() / "visitors")}
+    """Gradio, told to be quiet and where to put files; what it is told is taken back. ImportError without it."""
+    told = {"GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_TEMP_DIR": str(_folder() / "visitors")}
+    before = {name: os.environ.get(name) for name in told}
+    os.environ |= told
     try:
         import gradio
+
+        yield gradio
     except ImportError as e:
         raise ImportError("the page needs gradio: pip install 'petseg[app]'") from e
-    return gradio
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name)
+            os.environ |= {name: value} if value is not None else {}
 
 # %% ../nbs/15_app.ipynb #p040
 def _upload(gr, **how):
@@ -623,12 +607,12 @@ def _examples():
     return [[str(path)] for path in paths]
 
 # %% ../nbs/15_app.ipynb #p044
-def _page(gr, desk, limits):
+def _page(gr, visitors, limits):
     """The page."""
     kinds = [("Cut-out", "cutout"), ("Mask", "mask"), ("Overlay", "overlay")]
     grounds = [("Transparent", "none"), ("Colour", "colour"), ("Picture", "picture"), ("Blur", "blur")]
     with gr.Blocks(title="petseg", analytics_enabled=False) as page:
-        gr.HTML(_HEAD.format(minutes=limits.keep / 60), elem_id="head", padding=False)
+        gr.HTML(_HEAD.format(name=object_name(visitors.segmenter.classes), minutes=limits.keep / 60), elem_id="head", padding=False)
         with gr.Row():
             with gr.Column():
                 photo = _upload(gr, label="Photo", height=360, placeholder="Drop a photo here\nor click to choose one")
@@ -647,17 +631,17 @@ def _page(gr, desk, limits):
                     colour = gr.ColorPicker("#8fc1a9", label="Colour of the background")
                 with gr.Column(visible=False) as with_picture:
                     picture = _upload(gr, label="Picture for the background", height=220)
-        _wire(gr, desk, page, [photo, kind, choice, colour, picture], [after, file, note], [with_colour, with_picture])
+        _wire(gr, visitors, page, [photo, kind, choice, colour, picture], [after, file, note], [with_colour, with_picture])
     return page.queue(max_size=4 * limits.places)
 
 # %% ../nbs/15_app.ipynb #p046
-def _wire(gr, desk, page, chosen, shown, fields):
+def _wire(gr, visitors, page, chosen, shown, fields):
     """What happens when something is chosen."""
     photo, _, choice, *_ = chosen
     quiet = {"api_visibility": "private", "show_progress": "hidden"}
 
     async def show(*values):
-        pictures, file, sentence = await _show(desk, *values)
+        pictures, file, sentence = await _show(visitors, *values)
         return pictures, gr.update(value=file, interactive=file is not None), sentence
 
     how = {"trigger_mode": "always_last", "concurrency_limit": None, "show_progress_on": shown[0]}
@@ -669,7 +653,7 @@ def _wire(gr, desk, page, chosen, shown, fields):
     page.load(None, js=_KEYS, **quiet)
 
 # %% ../nbs/15_app.ipynb #p048
-_HEAD = """<h1>petseg</h1><p>Drop a photo of a cat or a dog, and take the pet out of it.
+_HEAD = """<h1>petseg</h1><p>Drop a photo, and take the {name} out of it.
 The photo goes to this server and nowhere else, and is deleted after {minutes:g} minutes.</p>"""
 _CSS = """
 .gradio-container {max-width: 1120px !important; margin: 0 auto !important}
@@ -707,25 +691,27 @@ def make_app(
     allow_hosts=(),  # names by which it may be called, besides localhost; 0.0.0.0: any address of this machine
 ):  # a FastAPI application: the page at /, and /cut and /health
     """The page and its endpoints. ImportError if Gradio is not installed; ValueError for what is no name of a host."""
-    hosts, gr = _hosts(allow_hosts), _gradio()
+    hosts = _hosts(allow_hosts)
+    with _gradio() as gr:
+        return _make(gr, hosts, segmenter or Segmenter(), limits or Limits())
+
+
+def _make(gr, hosts, segmenter, limits):
     from fastapi import FastAPI
 
-    from petseg.predict import Segmenter
-
-    limits, segmenter = limits or Limits(), segmenter or Segmenter()
     limits = replace(limits, max_pixels=min(limits.max_pixels, segmenter.max_pixels))
     line = Line(limits)
-    door, desk = _Door(limits, hosts, line), _Desk(line, segmenter, limits)
+    door, visitors = _Door(limits, hosts, line), _Visitors(line, segmenter, limits)
 
     @asynccontextmanager
     async def cleaning(app):
-        cleaner = asyncio.create_task(desk.clean())
+        cleaner = asyncio.create_task(visitors.clean())
         yield
         cleaner.cancel()
 
-    routes = _routes(door, line, segmenter, limits) + desk.routes()
+    routes = _routes(door, line, segmenter, limits) + visitors.routes()
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, routes=routes, lifespan=cleaning)
-    page = _page(gr, desk, limits)
+    page = _page(gr, visitors, limits)
     for example in {path for part in page.blocks.values() for path in getattr(part, "keep_in_cache", ())}:
         os.utime(example, (_EXAMPLE, _EXAMPLE))
     look = {"theme": _theme(gr), "css": _CSS, "footer_links": [], "app_kwargs": {"openapi_url": None}}
@@ -861,10 +847,7 @@ def serve(
     allow_hosts=(),  # more names by which it may be called, such as that of a proxy
 ):
     """Serve the page until interrupted. OSError if the address cannot be had; ImportError, ValueError as of `make_app`."""
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # an end at which files are deleted
-    _gradio()
-    with _listen(host, port) as door, suppress(KeyboardInterrupt):
+    with _gradio(), _ending(), _listen(host, port) as door, suppress(KeyboardInterrupt):
         limits = limits or Limits()
         app = make_app(segmenter, limits, allow_hosts=(host or "0.0.0.0", *allow_hosts))
         print(f"http://{f'[{host}]' if ':' in host else host}:{door.getsockname()[1]} (Ctrl+C ends it)", flush=True)
@@ -872,3 +855,16 @@ def serve(
         server.run(sockets=[door])
         if server.told == signal.SIGTERM:
             sys.exit(0)
+
+
+@contextmanager
+def _ending():
+    """Inside, a process that is told to end does so in order: an end at which files are deleted."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
