@@ -77,7 +77,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/petseg', 'doc_host': '', '
                                   'petseg.classical._markers': ('classical.html#_markers', 'petseg/classical.py'),
                                   'petseg.classical._rarer_at_frame': ('classical.html#_rarer_at_frame', 'petseg/classical.py'),
                                   'petseg.classical._tidy': ('classical.html#_tidy', 'petseg/classical.py'),
-                                  'petseg.classical.as_runtime': ('classical.html#as_runtime', 'petseg/classical.py'),
+                                  'petseg.classical.as_predictor': ('classical.html#as_predictor', 'petseg/classical.py'),
                                   'petseg.classical.canny': ('classical.html#canny', 'petseg/classical.py'),
                                   'petseg.classical.chan_vese': ('classical.html#chan_vese', 'petseg/classical.py'),
                                   'petseg.classical.ellipse': ('classical.html#ellipse', 'petseg/classical.py'),
