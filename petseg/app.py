@@ -526,7 +526,9 @@ async def _show(visitors, path, kind, choice, colour, picture):
     except Exception:
         logging.getLogger("petseg").exception("a photo was not cut")
         return None, None, _say("Something went wrong here; the photo was not cut.", "alert")
-    return *made, _say(f"Found the {object_name(found.classes)}: {found.place.share:.0%} of the photo, {found.place.confidence:.0%} sure.")
+    return *made, _say(
+        f"Found the {object_name(found.classes)}: {found.place.share:.0%} of the photo, {found.place.confidence:.0%} sure."
+    )
 
 # %% ../nbs/15_app.ipynb #p038
 def _claim(folder):
@@ -612,7 +614,11 @@ def _page(gr, visitors, limits):
     kinds = [("Cut-out", "cutout"), ("Mask", "mask"), ("Overlay", "overlay")]
     grounds = [("Transparent", "none"), ("Colour", "colour"), ("Picture", "picture"), ("Blur", "blur")]
     with gr.Blocks(title="petseg", analytics_enabled=False) as page:
-        gr.HTML(_HEAD.format(name=object_name(visitors.segmenter.classes), minutes=limits.keep / 60), elem_id="head", padding=False)
+        gr.HTML(
+            _HEAD.format(name=object_name(visitors.segmenter.classes), minutes=limits.keep / 60),
+            elem_id="head",
+            padding=False,
+        )
         with gr.Row():
             with gr.Column():
                 photo = _upload(gr, label="Photo", height=360, placeholder="Drop a photo here\nor click to choose one")
@@ -631,7 +637,9 @@ def _page(gr, visitors, limits):
                     colour = gr.ColorPicker("#8fc1a9", label="Colour of the background")
                 with gr.Column(visible=False) as with_picture:
                     picture = _upload(gr, label="Picture for the background", height=220)
-        _wire(gr, visitors, page, [photo, kind, choice, colour, picture], [after, file, note], [with_colour, with_picture])
+        _wire(
+            gr, visitors, page, [photo, kind, choice, colour, picture], [after, file, note], [with_colour, with_picture]
+        )
     return page.queue(max_size=4 * limits.places)
 
 # %% ../nbs/15_app.ipynb #p046
@@ -704,13 +712,14 @@ def _make(gr, hosts, segmenter, limits):
     door, visitors = _Door(limits, hosts, line), _Visitors(line, segmenter, limits)
 
     @asynccontextmanager
-    async def cleaning(app):
+    async def running(app):
         cleaner = asyncio.create_task(visitors.clean())
-        yield
+        with _gradio():
+            yield
         cleaner.cancel()
 
     routes = _routes(door, line, segmenter, limits) + visitors.routes()
-    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, routes=routes, lifespan=cleaning)
+    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, routes=routes, lifespan=running)
     page = _page(gr, visitors, limits)
     for example in {path for part in page.blocks.values() for path in getattr(part, "keep_in_cache", ())}:
         os.utime(example, (_EXAMPLE, _EXAMPLE))

@@ -4,13 +4,15 @@
 
 # %% auto #0
 __all__ = ['METHODS', 'ellipse', 'otsu', 'multi_otsu', 'local_threshold', 'flood', 'watershed', 'slic', 'random_walker', 'canny',
-           'snake', 'chan_vese', 'geodesic', 'grabcut', 'as_runtime']
+           'snake', 'chan_vese', 'geodesic', 'grabcut', 'as_predictor']
 
 # %% ../nbs/06_classical.ipynb #n003
 from functools import wraps
 
 import numpy as np
 from PIL import Image
+
+from .masks import PETS, Classes
 
 # %% ../nbs/06_classical.ipynb #n005
 def _any_size(method):
@@ -313,11 +315,18 @@ METHODS = {
 }
 
 # %% ../nbs/06_classical.ipynb #new84
-def as_runtime(method):
-    """A method as a `Segmenter`'s `runtime`: photos (B, h, w, 3), 0..255 -> scores (B, h, w, 3), never border."""
+def as_predictor(
+    method,  # photo (H, W, 3) uint8 -> mask (H, W) bool, such as one of `METHODS`
+    classes: Classes = PETS,  # with a background; what is found is their first object
+):  # photos (B, H, W, 3), 0..255 -> probabilities (B, H, W, C), each 0 or 1
+    """A method in the place of a net. ValueError for classes of which none is background, or nothing else is there."""
+    if classes.background is None or not classes.objects:
+        raise ValueError(f"a method finds an object before a background; the classes are {', '.join(classes.names)}")
 
-    def run(photos):
-        masks = np.stack([method(photo.astype("uint8")) for photo in photos])
-        return np.stack([masks, ~masks, np.zeros_like(masks)], axis=-1).astype("float32")
+    def predict(photos):
+        masks = np.stack([method(np.asarray(photo).astype("uint8")) for photo in photos])
+        found = np.zeros((*masks.shape, len(classes)), "float32")
+        found[..., classes.objects[0]], found[..., classes.background] = masks, ~masks
+        return found
 
-    return run
+    return predict

@@ -28,10 +28,10 @@ from pathlib import Path
 from . import __version__
 
 # %% ../nbs/16_cli.ipynb #c005
-def _load_tensorflow():
-    """Import TensorFlow without its greetings."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+def _load_tensorflow(args):
+    """Import TensorFlow; without its greetings, if this process is ours."""
+    if not args.own_process:
+        return
     _find_places()
     sys.stderr.flush()
     stderr, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
@@ -211,7 +211,7 @@ _WRITTEN |= dict.fromkeys((".jpg", ".jpeg", ".jpe", ".jfif"), "jpeg") | dict.fro
 def _plan(words, out, ending):
     """(path, destination) of each file: a path, "-" for stdout, or the exception that says why there is none."""
     one = out == "-" or (out is not None and bool(_split_name(out)[1]) and not os.path.isdir(out))
-    if one and out != "-" and Path(out).suffix.lower() not in _WRITTEN:
+    if one and out != "-" and Path(out).suffix.lower() not in _WRITTEN and ending != ".json":
         raise ValueError(f"-o {out}: files of this kind are only read; write a .png, .webp, .tif, .avif or .jpg")
     results = None if one and len(words) == 1 else "" if one or out is None else os.path.realpath(out)
     photos, taken, plan = list(_find_photos(words, results)), {}, []
@@ -235,22 +235,36 @@ def _plan(words, out, ending):
 
 def _ending(args):
     """What a result's name ends with."""
-    method = "" if args.method == "net" else f"-{args.method}"
+    if args.kind == "labelme":
+        return ".json"  # where labelme looks for it
+    of = "".join("-" + re.sub(r"[^\w.-]+", "", word) for word in (args.method, args.name) if word not in (None, "net"))
     if args.background is None:
-        return f"{method}-cut.png" if args.kind == "cutout" else f"{method}-{args.kind}.png"
+        return f"{of}-cut.png" if args.kind == "cutout" else f"{of}-{args.kind}.png"
     plain = re.sub(r"[^\w.-]+", "", Path(args.background).stem)
-    return f"{method}-blur.png" if args.background == "blur" else f"{method}-on-{plain}.png"
+    return f"{of}-blur.png" if args.background == "blur" else f"{of}-on-{plain}.png"
 
 # %% ../nbs/16_cli.ipynb #new11
 def _cut_one(path, dest, segmenter, args):
     """Cut one photo and write the result; what `--json` says of it."""
-    from petseg.matting import cut
+    import numpy as np
+
+    from petseg.matting import render, see
 
     start = time.perf_counter()
-    source = sys.stdin.buffer.read() if path == "-" else path
-    picture, pet = cut(source, segmenter, kind=args.kind, matting=args.matting, background=args.backdrop)
-    _save(picture, dest)
-    return {"path": path, "out": str(dest), **asdict(pet), "seconds": round(time.perf_counter() - start, 2)}
+    found = see(sys.stdin.buffer.read() if path == "-" else path, segmenter, name=args.name, matting=args.matting)
+    if args.kind == "labelme":
+        from petseg.outlines import write_labelme
+
+        write_labelme(dest, path, found.labels, found.classes)
+    else:
+        _save(render(found, args.kind, background=args.backdrop, legend=True), dest)
+    about = {"path": path, "out": str(dest)}
+    if args.kind in ("overlay", "labels", "labelme"):
+        counts = zip(found.classes.names, np.bincount(found.labels.ravel(), minlength=len(found.classes)), strict=True)
+        about["shares"] = {name: round(float(n / found.labels.size), 4) for name, n in counts if n}
+    else:
+        about |= asdict(found.place)
+    return about | {"seconds": round(time.perf_counter() - start, 2)}
 
 
 def _save(picture, dest):
@@ -288,14 +302,14 @@ def _packed(picture, kind):
 # %% ../nbs/16_cli.ipynb #new13
 def _segmenter(args):
     """The net, ready; matting too, if it is wanted. Or a method of chapter 06 in its place."""
-    _load_tensorflow()
+    _load_tensorflow(args)
     from petseg.predict import Segmenter
 
     if args.method != "net":
-        from petseg.classical import METHODS, as_runtime
+        from petseg.classical import METHODS, as_predictor
 
-        runtime = as_runtime(METHODS[args.method])
-        return Segmenter(runtime=runtime, sizes=(256,), max_pixels=round(args.max_megapixels * 1e6))
+        method = as_predictor(METHODS[args.method])
+        return _asked(Segmenter(method, sizes=(256,), max_pixels=round(args.max_megapixels * 1e6)), args)
     if args.matting and args.kind in ("cutout", "mask"):
         note = "petseg: preparing the matting, once on this machine; a minute at most"
         timer = threading.Timer(5, print, [note], {"file": sys.stderr, "flush": True})
@@ -306,7 +320,18 @@ def _segmenter(args):
             raise OSError("there is no folder to prepare the matting in; set TMPDIR to one, or --no-matting") from e
         finally:
             timer.cancel()
-    return Segmenter(args.net, max_pixels=round(args.max_megapixels * 1e6))
+    return _asked(Segmenter(args.net, max_pixels=round(args.max_megapixels * 1e6)), args)
+
+
+def _asked(segmenter, args):
+    """The segmenter, if what is asked for can be cut out with it. ValueError."""
+    classes = segmenter.classes
+    if args.name is not None:
+        classes.index(args.name)
+    elif classes.background is None and args.kind in ("cutout", "mask", "trimap"):
+        what = f"--class {classes.names[0]}, or another of {', '.join(classes.names)}; or --labels or --overlay"
+        raise ValueError(f"this net knows no background to leave out; say which class to cut out: {what}")
+    return segmenter
 
 
 def _attempt(path, dest, args, segmenter):
@@ -370,10 +395,6 @@ def _reason(error, path):
 
 # %% ../nbs/16_cli.ipynb #new15
 def _cut(args):
-    from PIL import Image
-
-    Image.MAX_IMAGE_PIXELS = None  # --max-megapixels stands instead
-    warnings.simplefilter("ignore")  # Pillow's remarks on damaged files; what cannot be used is an error
     args.backdrop = args.background
     if args.method != "net":
         from petseg.classical import METHODS
@@ -382,7 +403,6 @@ def _cut(args):
         if args.method not in METHODS:
             raise ValueError(f"no method {args.method!r}; there are net, {', '.join(METHODS)}")
     if args.background not in (None, "blur") and os.path.isfile(args.background):
-        _load_tensorflow()
         from petseg.photos import open_photo
 
         args.backdrop = open_photo(args.background)
@@ -417,7 +437,7 @@ def _watch(args):
 
 # %% ../nbs/16_cli.ipynb #new17
 def _serve(args):
-    _load_tensorflow()
+    _load_tensorflow(args)
     from petseg.app import serve
 
     serve(args.host, args.port, allow_hosts=args.allow_host)
@@ -468,7 +488,7 @@ def _split(data, valid):
 
 
 def _train(args):
-    _load_tensorflow()
+    _load_tensorflow(args)
     from petseg.train import best_epoch, get_recipe, train
 
     recipe = get_recipe(args.recipe)
@@ -499,7 +519,7 @@ def _load(run):
 def _evaluate(args):
     for path in (args.out, args.photos):
         _check_new(path)
-    _load_tensorflow()
+    _load_tensorflow(args)
     from petseg.data import find_samples
     from petseg.evaluate import evaluate_samples
     from petseg.train import write_json
@@ -602,7 +622,7 @@ def _cell(x):
 # %% ../nbs/16_cli.ipynb #c019
 def _show(args):
     _check_new(args.out)
-    _load_tensorflow()
+    _load_tensorflow(args)
     from petseg.data import find_samples
     from petseg.train import get_recipe
 
@@ -634,7 +654,7 @@ def _write_picture(path, samples, recipe, model):
 
 # %% ../nbs/16_cli.ipynb #c021
 def _demo(args):
-    _load_tensorflow()
+    _load_tensorflow(args)
     from petseg.data import draw_pets, find_samples
     from petseg.evaluate import evaluate_samples
     from petseg.train import get_recipe, train
@@ -654,7 +674,8 @@ def _demo(args):
 def _parser():
     """Every command with its options."""
     parser = argparse.ArgumentParser(
-        "petseg", description="Cut pets out of photos; and data, training, scores, pictures."
+        "petseg",
+        description="Cut pets out of photos, or what your own net knows; and data, training, scores, pictures.",
     )
     parser.add_argument("--version", action="version", version=f"petseg {__version__}")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
@@ -674,19 +695,24 @@ def _add(commands, name, call, about):
 
 # %% ../nbs/16_cli.ipynb #new34
 def _cut_command(commands):
-    cut = _add(commands, "cut", _cut, "cut the pet out of photos")
+    cut = _add(commands, "cut", _cut, "cut the pet out of photos, or whatever your own net knows")
     cut.add_argument(
         "photos", nargs="+", metavar="PHOTO", help="photo, folder (with subfolders), pattern, or - for stdin"
     )
     cut.add_argument("-o", "--out", help="file, folder or - for stdout (default: beside each photo, NAME-cut.png)")
     kinds = cut.add_mutually_exclusive_group()
     for kind, what in [
-        ("mask", "how much of each pixel is pet, grey"),
-        ("trimap", "255 pet, 128 border, 0 background"),
-        ("overlay", "the photo, tinted by class"),
+        ("mask", "how much of each pixel is cut out, grey"),
+        ("trimap", "255 what is cut out, 128 its border, 0 the rest"),
+        ("overlay", "the photo, tinted by class, with a legend"),
+        ("labels", "each pixel's class, as indices in a palette PNG"),
+        ("labelme", "each class's outlines beside the photo, to correct in labelme"),
     ]:
         kinds.add_argument(f"--{kind}", dest="kind", action="store_const", const=kind, help=f"write {what}")
-    kinds.add_argument("--background", metavar="COLOR|FILE|blur", type=_background, help="put the pet on this")
+    kinds.add_argument("--background", metavar="COLOR|FILE|blur", type=_background, help="put the cut-out on this")
+    cut.add_argument(
+        "--class", dest="name", metavar="NAME", help="cut out this class (default: all but the background)"
+    )
     cut.add_argument("--no-matting", dest="matting", action="store_false", help="a plain edge instead of fur, faster")
     cut.add_argument(
         "--method", default="net", help="how it was done before: otsu, watershed, canny, chan-vese, grabcut ..."
@@ -789,9 +815,14 @@ def main(
     argv: list[str] | None = None,  # the words after `petseg`; None for the command line's
 ) -> int:  # exit code: 0 done, 1 failed; wrong usage exits with 2
     """Run one command."""
-    _open_streams()
+    own_process = argv is None
+    if own_process:
+        _open_streams()
     args = _parser().parse_args(argv)
+    args.own_process = own_process
     try:
+        if own_process:
+            _prepare()
         code = args.call(args) or 0
         sys.stdout.flush()
         return code
@@ -799,13 +830,24 @@ def main(
         print("petseg: interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:  # whoever read our lines has gone, as `head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing is left to fail at the end
+        if own_process:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing is left to fail at the end
         return 141
     except Exception as e:
         if args.debug:
             raise
         print(f"petseg: {_one_line(e)}", file=sys.stderr)
     return 1
+
+
+def _prepare():
+    """What only a process of our own may change: where libraries write, what they say, what Pillow takes."""
+    from PIL import Image
+
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+    Image.MAX_IMAGE_PIXELS = None  # --max-megapixels stands instead
+    warnings.simplefilter("ignore")  # Pillow's remarks on damaged files; what cannot be used is an error
 
 
 def _open_streams():

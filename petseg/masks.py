@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['IGNORE', 'PETS', 'Classes', 'read_classes', 'open_mask', 'describe_values', 'level_table', 'count_values',
-           'guess_classes', 'to_mask', 'to_numbers', 'predict_batch', 'resize_scores', 'class_colors', 'colorize',
-           'overlay', 'to_image', 'with_legend']
+           'guess_classes', 'to_mask', 'to_numbers', 'predict_batch', 'resize_scores', 'input_size', 'predict_photo',
+           'class_colors', 'colorize', 'overlay', 'to_image', 'with_legend']
 
 # %% ../nbs/workshop/masks.ipynb #m003
 import colorsys
@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from .arguments import check_number, check_whole
+from .arguments import check_number, check_size, check_whole
 from .photos import open_picture, orientation, turned
 
 # %% ../nbs/workshop/masks.ipynb #h014b
@@ -269,6 +269,38 @@ def resize_scores(
         return scores
     planes = [Image.fromarray(np.ascontiguousarray(scores[..., c], "float32")) for c in range(scores.shape[-1])]
     return np.stack([np.asarray(p.resize(size[::-1], Image.BILINEAR)) for p in planes], axis=-1)
+
+# %% ../nbs/workshop/masks.ipynb #m013b
+def input_size(
+    predict,  # as for `predict_batch`, or what takes a list of photos of any size, such as a `Segmenter`
+    size: tuple[int, int] | None = None,  # (height, width), pixels; None: the one that a Keras model is built for
+) -> tuple[int, int] | None:  # None for what takes a list
+    """The size that photos are shown at. ValueError for a Keras model if it takes another, or any and none is given."""
+    sides = getattr(predict, "input_shape", (None,) * 4)[1:3]
+    if size is not None:
+        check_size(size)
+    elif hasattr(predict, "input_shape") and None in sides:
+        raise ValueError(f"{predict.name} takes photos of any size; give one, such as size=(160, 160)")
+    if size is not None and any(own not in (None, n) for own, n in zip(sides, size, strict=True)):
+        raise ValueError(f"{predict.name} takes photos of {sides} (height, width); found size={tuple(size)}")
+    return None if size is None and None in sides else tuple(size or sides)
+
+
+def predict_photo(
+    predict,  # a list of photos (H, W, 3) uint8 of any size -> a list of probabilities (H, W, C), such as a `Segmenter`
+    photo: np.ndarray,  # (H, W, 3) uint8
+    *,
+    flip: bool = False,  # average over the photo and its mirror image
+) -> np.ndarray:  # (H, W, C) float32
+    """Probabilities at the photo's own size. ValueError if what comes is of another shape."""
+    answer = predict([photo])
+    found = np.asarray(answer[0] if len(answer) == 1 else answer, "float32")
+    if found.ndim != 3 or found.shape[:2] != photo.shape[:2]:
+        wanted = f"({photo.shape[0]}, {photo.shape[1]}, classes)"
+        raise ValueError(
+            f"of a list of one photo came {found.shape}, not one {wanted}; or give the size of batches: size="
+        )
+    return (found + predict_photo(predict, photo[:, ::-1])[:, ::-1]) / 2 if flip else found
 
 # %% ../nbs/workshop/masks.ipynb #c011
 def class_colors(
