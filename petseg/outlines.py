@@ -21,7 +21,7 @@ import warnings
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 from PIL import Image, PngImagePlugin
@@ -131,7 +131,10 @@ def read_coco(
     try:
         images, shapes = _read(path, "images")["images"], _read(path, "annotations")["annotations"]
         labels = {c["id"]: str(c["name"]) for c in _read(path, "categories")["categories"]}
-        images = {i["id"]: (Path(i["file_name"]), _size(i.get("height"), i.get("width"), path)) for i in images}
+        images = {
+            i["id"]: (PurePosixPath(i["file_name"].replace("\\", "/")), _size(i.get("height"), i.get("width"), path))
+            for i in images
+        }
     except (KeyError, TypeError) as e:
         raise ValueError(f"{path}: images need id and file_name, categories id and name; missing or wrong: {e}") from e
     of = {i: [] for i in images}
@@ -142,7 +145,10 @@ def read_coco(
         label = None if a.get("iscrowd") else labels[a["category_id"]]
         of[a["image_id"]] += [(label, *s) for s in _coco_shapes(a.get("segmentation"), images[a["image_id"]][1], what)]
     crowds_first = {i: tuple(sorted(s, key=lambda s: s[0] is not None)) for i, s in of.items()}
-    found = [Outlines(p.with_suffix("").as_posix(), path, size, crowds_first[i]) for i, (p, size) in images.items()]
+    names = {
+        i: "/".join(part for part in p.with_suffix("").parts if part not in ("..", "/")) for i, (p, _) in images.items()
+    }
+    found = [Outlines(names[i], path, size, crowds_first[i]) for i, (_, size) in images.items()]
     return found, list(dict.fromkeys(labels.values()))
 
 
