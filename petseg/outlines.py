@@ -135,7 +135,7 @@ def read_coco(
             i["id"]: (PurePosixPath(i["file_name"].replace("\\", "/")), _size(i.get("height"), i.get("width"), path))
             for i in images
         }
-    except (KeyError, TypeError) as e:
+    except (AttributeError, KeyError, TypeError) as e:
         raise ValueError(f"{path}: images need id and file_name, categories id and name; missing or wrong: {e}") from e
     of = {i: [] for i in images}
     for n, a in enumerate(shapes, 1):
