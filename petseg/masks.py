@@ -121,7 +121,8 @@ def open_mask(
     codes, known = _codes(turned(img, orientation(img)), classes, path), _known(classes)
     found, where = np.unique(codes, return_inverse=True)
     if strange := [int(c) for c in found if c not in known]:
-        raise ValueError(f"{path}: {_strange(codes, strange, classes)}")
+        hint = "; JPEG blurs a mask's values, so save masks as PNG" if img.format in ("JPEG", "MPO") else ""
+        raise ValueError(f"{path}: {_strange(codes, strange, classes)}{hint}")
     return np.array([known[c] for c in found], "uint8")[where].reshape(codes.shape)
 
 
@@ -189,7 +190,7 @@ def count_values(
             colours.update(as_colours)
             if len(colours if coloured else levels) > IGNORE:
                 found = len(colours if coloured else levels)
-                raise ValueError(f"{path}: up to here {found} values; a mask has one a class (JPEG does not keep them)")
+                raise ValueError(f"{path}: up to here {found} values; a mask has one a class")
     counts = colours if coloured else levels
     return {_value(code): n / counts.total() for code, n in sorted(counts.items())}
 
@@ -197,6 +198,8 @@ def count_values(
 def _count_values(path):
     """How many pixels of a mask have each code: as levels, None if it is coloured, and as colours."""
     img = open_picture(path)
+    if img.format in ("JPEG", "MPO"):
+        raise ValueError(f"{path}: JPEG blurs a mask's values, so save masks as PNG")
     pixels = np.asarray(img)
     grey = pixels.ndim == 2 or pixels.shape[2] < 3 or bool((pixels[..., :1] == pixels[..., :3]).all())
     levels, colours = Classes(("x",)), Classes(("x",), values=((0, 0, 0),))
