@@ -444,29 +444,40 @@ def _serve(args):
 
 # %% ../nbs/16_cli.ipynb #c007
 def _draw(args):
-    from petseg.data import draw_pets
+    from petseg.draw import draw_pets, draw_street
 
-    print(draw_pets(args.dest, args.n, args.size, args.seed, alpha=args.alpha))
+    if args.street and args.alpha:
+        raise ValueError("--street has no alpha; leave out --alpha")
+    if args.street:
+        print(draw_street(args.dest, args.n, args.size, args.seed))
+    else:
+        print(draw_pets(args.dest, args.n, args.size, args.seed, alpha=args.alpha))
 
 
 def _download(args):
-    from petseg.data import download_pets
+    from petseg.download import download_pets
 
     print(download_pets(args.dest))
 
 
-def _check(args):
-    from petseg.check import check_samples
+def _find(args, split=None):
+    """The samples of a data set. Errors as of `find_samples`."""
     from petseg.data import find_samples
+
+    return find_samples(args.data, split, images=args.images, masks=args.masks)
+
+
+def _check(args):
+    from petseg.check import check_samples, describe_classes
 
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        samples = find_samples(args.data)
+        samples = _find(args)
         lone = [str(w.message) for w in caught]
         for split in ("trainval", "test"):
             try:
                 if (args.data / "annotations" / f"{split}.txt").exists():
-                    find_samples(args.data, split)
+                    _find(args, split)
             except FileNotFoundError as e:
                 lone.append(str(e))
     print("".join(f"{line}\n" for line in lone), end="")
@@ -474,28 +485,46 @@ def _check(args):
     for p in problems:
         mended = " (repaired; the original is kept)" if args.repair and p.repairable else ""
         print(f"{p.name}: {p.path}: {p.what}{mended}")
+    if not problems:
+        print("\n".join(describe_classes(samples)))
     print(f"{len(samples)} samples, {len(problems)} problem{'s' * (len(problems) != 1)}")
     return 1 if lone or any(not (args.repair and p.repairable) for p in problems) else 0
 
 # %% ../nbs/16_cli.ipynb #c009
-def _split(data, valid):
+def _split(args, valid=None):
     """The `trainval` list as (train, valid), a sixth for validation unless a number is given, which may be 0."""
-    from petseg.data import find_samples, split_samples
+    from petseg.data import split_samples
 
-    samples = find_samples(data, "trainval")
+    samples = _find(args, "trainval")
     valid = max(1, len(samples) // 6) if valid is None else valid
     return split_samples(samples, valid, stratify=True) if valid else (samples, [])
+
+
+def _changed(recipe, words):
+    """A recipe with fields changed as `--set FIELD=VALUE` says. ValueError naming what cannot be."""
+    from dataclasses import fields, replace
+
+    known = [f.name for f in fields(recipe) if f.name != "classes"]
+    for word in words:
+        name, sign, text = word.partition("=")
+        if name not in known or not sign:
+            raise ValueError(f"--set {word}: write FIELD=VALUE; the fields are {', '.join(known)}")
+        try:
+            value = json.loads(text)
+        except ValueError:
+            value = text
+        recipe = replace(recipe, **{name: value})
+    return recipe
 
 
 def _train(args):
     _load_tensorflow(args)
     from petseg.train import best_epoch, get_recipe, train
 
-    recipe = get_recipe(args.recipe)
-    name = Path(args.recipe)
+    recipe, name = _changed(get_recipe(args.recipe), args.set), Path(args.recipe)
     run_dir = args.out or Path("runs", name.resolve().parent.name if name.stem == "recipe" else name.stem)
-    parts = _split(args.data, args.valid)
-    print("{} samples to train, {} to validate; run folder: {}".format(*map(len, parts), run_dir))
+    parts = _split(args, args.valid)
+    print("{} samples to train, {} to validate; run folder: {}".format(*map(len, parts), run_dir), flush=True)
     how = {"verbose": 1 if sys.stdout.isatty() else 2, "tensorboard": args.tensorboard}
     _, history = train(recipe, *parts, run_dir, **how)
     number, value = best_epoch(history, recipe.monitor)
@@ -507,26 +536,26 @@ def _train(args):
     )
 
 # %% ../nbs/16_cli.ipynb #c011
-def _load(run):
-    """The net that RUN names, a run folder or a net of the package, and its recipe."""
-    from petseg.predict import load_net, model_card
-    from petseg.train import Recipe, get_recipe
-
-    net, file = load_net(run, img_size=None), Path(run) / "recipe.json"
-    return net, get_recipe(file) if file.is_file() else Recipe(**model_card(run)["recipe"])
+def _matching(samples, classes, args):
+    """The samples, if their classes are those of the net. ValueError naming both."""
+    if samples and samples[0].classes.names != classes.names:
+        known, found = (", ".join(c.names) for c in (classes, samples[0].classes))
+        raise ValueError(f"{args.run} knows {known}, but the masks of {args.data} hold {found}")
+    return samples
 
 
 def _evaluate(args):
     for path in (args.out, args.photos):
         _check_new(path)
     _load_tensorflow(args)
-    from petseg.data import find_samples
-    from petseg.evaluate import evaluate_samples
-    from petseg.train import write_json
+    from petseg.evaluate import evaluate
+    from petseg.export import load_net
+    from petseg.runs import write_json
 
-    model, recipe = _load(args.run)
+    model, recipe, classes = load_net(args.run, img_size=None)
+    samples = _matching(_find(args, args.split), classes, args)
     how = {"own_size": args.own_size, "flip": args.flip, "progress": sys.stderr.isatty()}
-    counts = evaluate_samples(model, find_samples(args.data, args.split), **how)
+    counts = evaluate(model, samples, **how)
     _print_scores(counts, args.split, recipe)
     if args.out:
         write_json(args.out, _stored(counts, args.split, recipe, args.flip))
@@ -542,28 +571,41 @@ def _check_new(path):
         path.parent.mkdir(parents=True, exist_ok=True)
 
 # %% ../nbs/16_cli.ipynb #c013
+def _groups(counts):
+    """Ways to group the photos, {name: function of a sample}; of the pets, whose names tell, two."""
+    from petseg.masks import PETS
+
+    pets = counts[0].sample.classes.names == PETS.names
+    return {"species": lambda s: s.species, "breeds": lambda s: s.breed} if pets else {}
+
+
 def _print_scores(counts, split, recipe):
     from petseg.evaluate import by_group, summarize
 
     own = [c.own for c in counts if c.own]
     sizes = {"{} x {} pixels".format(*recipe.img_size): counts} | ({"each photo's own size": own} if own else {})
     for size, some in sizes.items():
-        found, species = summarize(some), by_group(some, "species")
-        print(f"{found['photos']} photos of {split}, at {size}")
-        print(f"{'':27}over the set   95 % interval   per photo")
-        for name, mean in found["per photo"].items():
-            print(_line(name, found), f"{mean:11.3f}")
-        print(f"{'expected calibration error':26}{found['expected calibration error']:13.3f}")
-        for name, group in species.items():
-            print(_line("pet + border IoU", group, f"  {name}, {group['photos']} photos"))
+        found = summarize(some)
+        named, means, width = found.scores.named(), found.per_photo.named(), 26
+        width = max(width, *map(len, named))
+        print(f"{found.photos} photos of {split}, at {size}")
+        print(f"{'':{width}} over the set   95 % interval   per photo")
+        for name in named:
+            print(_line(name, found, width), f"{means[name]:11.3f}")
+        print(f"{'expected calibration error':{width}}{found.calibration_error:13.3f}")
+        for key in [key for name, key in _groups(some).items() if name == "species"]:
+            for name, group in by_group(some, key).items():
+                print(_line(group.scores.main, group, width, f"  {name}, {group.photos} photos"))
         print()
     print("over the set: the pixels of all photos together; per photo: the mean of the photos' scores;")
-    print("IoU of cats and dogs: pet + border, over the set; boundary: 2 % of the diagonal wide")
+    print(
+        f"of groups: {found.scores.main}, over the set; " * bool(_groups(counts)) + "boundary: 2 % of the diagonal wide"
+    )
 
 
-def _line(key, found, name=None):
-    low, high = found["95 % interval over the set"][key]
-    return f"{name or key:26}{found[key]:13.3f}   {low:.3f} to {high:.3f}"
+def _line(key, found, width, name=None):
+    low, high = found.interval.named()[key]
+    return f"{name or key:{width}}{found.scores.named()[key]:13.3f}   {low:.3f} to {high:.3f}"
 
 # %% ../nbs/16_cli.ipynb #c015
 def _stored(counts, split, recipe, flip):
@@ -571,19 +613,19 @@ def _stored(counts, split, recipe, flip):
     from petseg.evaluate import by_group, summarize
 
     kind = {"split": split, "averaging": "over the set", "size": recipe.img_size, "flip": flip}
-    found = kind | {"boundary width": "2 % of the diagonal, 1 pixel or more"} | summarize(counts)
-    for name, group in [("species", "species"), ("breeds", "breed")]:
-        found[name] = {key: _brief(part) for key, part in by_group(counts, group).items()}
+    found = kind | {"boundary width": "2 % of the diagonal, 1 pixel or more"} | summarize(counts).named()
+    for name, key in _groups(counts).items():
+        found[name] = {group: _brief(part) for group, part in by_group(counts, key).items()}
     if counts[0].own:
-        found["own size"] = summarize([c.own for c in counts])
+        found["own size"] = summarize([c.own for c in counts]).named()
     return _plain(found)
 
 
 def _brief(found):
     """Of a group, the number of photos and the two main scores."""
-    keys, where = ("pet + border IoU", "mean IoU"), "95 % interval over the set"
-    main = {key: found[key] for key in keys}
-    return {"photos": found["photos"]} | main | {where: {key: found[where][key] for key in keys}}
+    all_of_it, keys, where = found.named(), (found.scores.main, "mean IoU"), "95 % interval over the set"
+    main = {key: all_of_it[key] for key in keys}
+    return {"photos": found.photos} | main | {where: {key: all_of_it[where][key] for key in keys}}
 
 
 def _plain(x):
@@ -601,13 +643,18 @@ def _write_photos(path, counts):
 
     from petseg.evaluate import per_photo
 
-    table = {key: [getattr(c.sample, key) for c in counts] for key in ("name", "species", "breed")}
-    table["pet + border share"] = [1 - c.matrix[1].sum() / c.matrix.sum() for c in counts]
-    table |= per_photo(counts)
+    named = per_photo(counts)
+    table = {"name": [c.sample.name for c in counts]}
+    if _groups(counts):
+        table |= {key: [getattr(c.sample, key) for c in counts] for key in ("species", "breed")}
+    if (background := named.classes.background) is not None:
+        fore = named.main.removesuffix(" IoU")
+        table[f"{fore} share"] = [1 - c.matrix[background].sum() / max(1, c.matrix.sum()) for c in counts]
+    table |= named.named()
     if counts[0].own:
         own = [c.own for c in counts]
         table["own size: pixels"] = [int(c.matrix.sum()) for c in own]
-        table |= {f"own size: {key}": values for key, values in per_photo(own).items()}
+        table |= {f"own size: {key}": values for key, values in per_photo(own).named().items()}
     new = path.with_name(path.name + ".new")
     with new.open("w", newline="") as f:
         rows = zip(*table.values(), strict=True)
@@ -623,11 +670,15 @@ def _cell(x):
 def _show(args):
     _check_new(args.out)
     _load_tensorflow(args)
-    from petseg.data import find_samples
-    from petseg.train import get_recipe
+    from petseg.export import load_net
+    from petseg.runs import get_recipe
 
-    model, recipe = _load(args.run) if args.run else (None, get_recipe("original"))
-    _write_picture(args.out, _spread(find_samples(args.data, args.split), args.n), recipe, model)
+    samples = _spread(_find(args, args.split), args.n)
+    model, recipe = None, get_recipe("original")
+    if args.run:
+        model, recipe, classes = load_net(args.run, img_size=None)
+        _matching(samples, classes, args)
+    _write_picture(args.out, samples, recipe.img_size, model)
     print(args.out)
 
 
@@ -637,38 +688,40 @@ def _spread(samples, n):
     return [samples[i * len(samples) // n] for i in range(n)]
 
 
-def _write_picture(path, samples, recipe, model):
+def _write_picture(path, samples, size, model):
     """A PNG of samples, truth and, with a model, its predictions; whole or not at all."""
-    import matplotlib
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-    matplotlib.use("Agg")
     from petseg.data import get_batches, plain_errors
+    from petseg.masks import predict_batch
     from petseg.visualize import show_samples
 
     with plain_errors():
-        images, masks = next(get_batches(samples, len(samples), recipe.img_size).as_numpy_iterator())
-    said = None if model is None else model.predict(images, verbose=0)
+        images, masks = next(get_batches(samples, len(samples), size).as_numpy_iterator())
+    scores = None if model is None else predict_batch(model, images)
     new = path.with_name(path.name + ".new")
-    show_samples(images, masks, said, names=[s.name for s in samples]).savefig(new, format="png", dpi=120)
+    figure = show_samples(images, masks, scores, names=[s.name for s in samples], classes=samples[0].classes)
+    FigureCanvasAgg(figure).print_figure(new, format="png", dpi=120)
     os.replace(new, path)
 
 # %% ../nbs/16_cli.ipynb #c021
 def _demo(args):
     _load_tensorflow(args)
-    from petseg.data import draw_pets, find_samples
-    from petseg.evaluate import evaluate_samples
+    from petseg.draw import draw_pets
+    from petseg.evaluate import evaluate
     from petseg.train import get_recipe, train
 
-    recipe, root = get_recipe("drawn"), args.data or draw_pets(args.out / "pets", 320, 160)
-    train_samples, valid_samples = (part[:200] for part in _split(root, None))
-    test = _spread(find_samples(root, "test"), 60)
+    recipe, real = get_recipe("drawn"), args.data
+    args.data = real or draw_pets(args.out / "pets", 320, 160)
+    train_samples, valid_samples = (part[:200] for part in _split(args))
+    test = _spread(_find(args, "test"), 60)
     print(f"training on {len(train_samples)} samples, {recipe.epochs} epochs", flush=True)
-    run_dir = args.out / ("run-real" if args.data else "run")
+    run_dir = args.out / ("run-real" if real else "run")
     model, _ = train(recipe, train_samples, valid_samples, run_dir, verbose=1 if sys.stdout.isatty() else 2)
-    _print_scores(evaluate_samples(model, test), "test", recipe)
+    _print_scores(evaluate(model, test), "test", recipe)
     picture = run_dir / "picture.png"
-    _write_picture(picture, _spread(test, 6), recipe, model)
-    print(f"a picture of {'photos' if args.data else 'drawings'} it never trained on: {picture.resolve()}")
+    _write_picture(picture, _spread(test, 6), recipe.img_size, model)
+    print(f"a picture of {'photos' if real else 'drawings'} it never trained on: {picture.resolve()}")
 
 # %% ../nbs/16_cli.ipynb #c023
 def _parser():
@@ -755,6 +808,7 @@ def _background(text):
 def _data_commands(commands):
     demo = _add(commands, "demo", _demo, "draw pets, train a small net, score it and write a picture (3 minutes)")
     demo.add_argument("--data", type=Path, help="real photos instead: a data set folder")
+    _places(demo)
     demo.add_argument("--out", type=Path, default=Path("petseg-demo"), help="folder to write (default: petseg-demo)")
     draw = _add(commands, "draw", _draw, "draw a data set of cats and dogs in the official layout")
     draw.add_argument("dest", type=Path, help="folder to make")
@@ -763,11 +817,20 @@ def _data_commands(commands):
     draw.add_argument("--size", type=size, default=192, help="longer side, pixels, 48 to 10000 (default: 192)")
     draw.add_argument("--seed", type=_number, default=0, help="same seed, same drawings (default: 0)")
     draw.add_argument("--alpha", action="store_true", help="write the true alpha beside the trimaps too")
+    draw.add_argument("--street", action="store_true", help="streets of five classes instead, with coloured masks")
     download = _add(commands, "download", _download, "fetch the Oxford-IIIT Pet data set (811 MB, resumes)")
     download.add_argument("dest", type=Path, nargs="?", default=Path("data/pets"), help="default: data/pets")
     check = _add(commands, "check", _check, "decode every file and name the bad ones")
-    check.add_argument("data", type=Path, help="data set folder, with images/ and annotations/")
+    check.add_argument("data", type=Path, help="data set folder")
+    _places(check)
     check.add_argument("--repair", action="store_true", help="re-encode what can be saved; originals are kept")
+
+# %% ../nbs/16_cli.ipynb #c025b
+def _places(command):
+    """Where a data set keeps its photos and its masks."""
+    command.add_argument("--images", default="images", metavar="SUB", help="its photos (default: %(default)s)")
+    what = "its masks; of outlines the folder of labelme's files, or one COCO file (default: %(default)s)"
+    command.add_argument("--masks", default="annotations/trimaps", metavar="SUB", help=what)
 
 # %% ../nbs/16_cli.ipynb #c027
 def _run_commands(commands):
@@ -775,6 +838,7 @@ def _run_commands(commands):
     train.add_argument(
         "--recipe", default="original", help="original, drawn, scratch, best, small, or a JSON file (default: original)"
     )
+    train.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="change a field of the recipe")
     train.add_argument("--out", type=Path, help="run folder (default: runs/RECIPE)")
     train.add_argument("--valid", type=_number, help="validation samples, 0 for none (default: a sixth of trainval)")
     train.add_argument("--tensorboard", action="store_true", help="write logs for TensorBoard to the run folder")
@@ -792,6 +856,7 @@ def _run_commands(commands):
     home = os.environ.get("PETSEG_DATA") or "data/pets"
     for command in (train, evaluate, show):
         command.add_argument("--data", type=Path, default=home, help="data set folder (default: %(default)s)")
+        _places(command)
     for command in (evaluate, show):
         command.add_argument("--split", choices=["trainval", "test"], default="test", help="default: test")
 
