@@ -155,7 +155,9 @@ def show_samples(
 
 def _columns(rows, names, legend):
     """A figure of named rows of pictures, with a name above each column and a legend below."""
-    fig, axes = _figure(len(rows), len(names), (2 * len(names) + 0.3, 2 * len(rows) + 0.3), legend)
+    height, width = rows["photo"][0].shape[:2]
+    size = (2 * len(names) + 0.3, 2 * height / width * len(rows) + 0.3)
+    fig, axes = _figure(len(rows), len(names), size, legend)
     for line, (row, pictures) in zip(axes, rows.items(), strict=True):
         line[0].set_ylabel(row)
         for ax, picture in zip(line, pictures, strict=True):
