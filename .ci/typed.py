@@ -2,17 +2,14 @@
 
 from typing import assert_type
 
-import numpy as np
 from PIL import Image
 
 import petseg
 from petseg.data import Sample, find_samples, split_samples
-from petseg.photos import load_photo
 from petseg.train import Recipe, get_recipe, train
 
 assert_type(petseg.cutout("cat.jpg"), Image.Image)
-assert_type(load_photo("cat.jpg"), np.ndarray)
-assert_type(petseg.Segmenter().small([load_photo("cat.jpg")]), list[np.ndarray])
+assert_type(petseg.Segmenter().sizes, tuple[int, ...])
 parts = assert_type(split_samples(find_samples("pets", "test"), 9), tuple[list[Sample], list[Sample]])
 recipe = assert_type(get_recipe("original"), Recipe)
 model, history = train(recipe, *parts, "runs/original")
