@@ -1,16 +1,28 @@
-"""Lets nbval run notebooks as nbdev keeps them, and tells their tests where real photos and weights are."""
+"""How notebooks are run, by pytest and by .ci/book.py: the environment, the limit, the cells that are left alone."""
 
 import os
 from pathlib import Path
 
-# Kernels inherit these: less noise, and on processors where TensorFlow leaves oneDNN off, twice the speed.
-os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
-os.environ["TF_ENABLE_ONEDNN_OPTS"] = "1"
+CELL_SECONDS = 600  # a cell that takes longer fails
 
+# Kernels inherit these: less noise, and on processors where TensorFlow leaves oneDNN off, twice the speed.
+os.environ |= {"TF_CPP_MIN_LOG_LEVEL": "3", "TF_ENABLE_ONEDNN_OPTS": "1"}
+
+# Real photos and weights, where a machine has them.
 for _name, _folder in (("PETSEG_DATA", "pets"), ("PETSEG_WEIGHTS", "weights")):
-    _shared = Path(__file__).parent.parent / "shared" / _folder
-    if _name not in os.environ and _shared.is_dir():
-        os.environ[_name] = str(_shared.resolve())
+    _shared = Path(__file__).resolve().parent.parent / "shared" / _folder
+    if _shared.is_dir():
+        os.environ.setdefault(_name, str(_shared.resolve()))
+
+
+def is_left_alone(source: str) -> bool:
+    """Whether nbdev would not run a cell of this source."""
+    first = source.lstrip().splitlines()[:3]
+    return "#| eval: false" in first or "#| slow" in first or "nbdev_export(" in source
+
+
+def pytest_configure(config):
+    config.option.nbval_cell_timeout = CELL_SECONDS
 
 
 def pytest_collection_modifyitems(items):
@@ -21,6 +33,5 @@ def pytest_collection_modifyitems(items):
             # Stored notebooks have no stderr: TensorFlow's greeting there holds times and process ids.
             if "stderr" not in item.parent.skip_compare:
                 item.parent.skip_compare += ("stderr",)
-            first = item.cell.source.lstrip().splitlines()[:3]
-            if "#| eval: false" in first or "#| slow" in first or "nbdev_export(" in item.cell.source:
+            if is_left_alone(item.cell.source):
                 item.options["skip"] = True

@@ -1,5 +1,7 @@
 """Builds petseg; every name and number comes from settings.ini."""
 
+import json
+import re
 from configparser import ConfigParser
 from pathlib import Path
 
@@ -10,18 +12,33 @@ settings = ConfigParser(delimiters=["="], interpolation=None)
 settings.read(here / "settings.ini", encoding="utf-8")
 cfg = settings["DEFAULT"]
 
+readme = (here / "README.md").read_text(encoding="utf-8")
+urls = {}
+if git_url := cfg["git_url"].rstrip("/"):
+    blob, raw = (f"{git_url}/{kind}/{cfg['branch']}" for kind in ("blob", "raw"))
+    readme = re.sub(r"(!?)(\[[^\]]*\])\((?![a-z]+:|#)", lambda m: f"{m[1]}{m[2]}({raw if m[1] else blob}/", readme)
+    urls = {
+        "Documentation": cfg["doc_host"] + cfg["doc_baseurl"] if cfg["doc_host"] else f"{blob}/README.md",
+        "Source": git_url,
+        "Issues": f"{git_url}/issues",
+        "Changelog": f"{blob}/CHANGELOG.md",
+    }
+else:
+    print("git_url is not set in settings.ini: no project URLs; the README's links hold in a clone only")
+
 setup(
     name=cfg["lib_name"],
     version=cfg["version"],
     description=cfg["description"],
-    long_description=(here / "README.md").read_text(encoding="utf-8"),
+    long_description=readme,
     long_description_content_type="text/markdown",
     keywords=cfg["keywords"],
     author=cfg["author"],
-    license="Apache-2.0",
-    license_files=["LICENSE"],
+    project_urls=urls,
+    license_expression="Apache-2.0 AND CC-BY-SA-4.0",  # the code, the weights
+    license_files=["LICENSE", "LICENSE-WEIGHTS"],
     packages=find_packages(include=["petseg", "petseg.*"]),
-    package_data={"petseg": ["weights/*"]},
+    package_data={"petseg": ["py.typed", "weights/*"]},
     python_requires=f">={cfg['min_python']}",
     install_requires=cfg["requirements"].split(),
     extras_require={
@@ -35,7 +52,9 @@ setup(
     },
     classifiers=[
         "Programming Language :: Python :: 3",
+        *(f"Programming Language :: Python :: {version}" for version in json.loads(cfg["pythons"])),
         "Operating System :: OS Independent",
         "Topic :: Scientific/Engineering :: Image Recognition",
+        "Typing :: Typed",
     ],
 )

@@ -7,7 +7,6 @@ html   renders every notebook to a page in DIR (default _docs)
 """
 
 import hashlib
-import os
 import re
 import subprocess
 import sys
@@ -18,15 +17,15 @@ from nbclient import NotebookClient
 
 ROOT = Path(__file__).resolve().parent.parent
 NBS = ROOT / "nbs"
-QUIET = {"TF_CPP_MIN_LOG_LEVEL": "3", "TF_ENABLE_ONEDNN_OPTS": "1"}
+sys.path.insert(0, str(ROOT))
+from conftest import CELL_SECONDS, is_left_alone  # its environment too
 
 
 class Client(NotebookClient):
     """Runs a notebook, except the cells that nbdev would not run."""
 
     async def async_execute_cell(self, cell, cell_index, **kwargs):
-        directives = cell.source.lstrip().splitlines()[:3]
-        if "#| eval: false" in directives or "#| slow" in directives:
+        if is_left_alone(cell.source):
             return cell
         return await super().async_execute_cell(cell, cell_index, **kwargs)
 
@@ -36,15 +35,10 @@ def notebooks():
 
 
 def run(paths):
-    os.environ.update(QUIET)
-    for name, folder in (("PETSEG_DATA", "pets"), ("PETSEG_WEIGHTS", "weights")):
-        shared = ROOT.parent / "shared" / folder
-        if shared.is_dir():
-            os.environ.setdefault(name, str(shared))
     for path in paths:
         print("running", path, flush=True)
         nb = nbformat.read(path, as_version=4)
-        Client(nb, timeout=600, resources={"metadata": {"path": str(path.parent)}}).execute()
+        Client(nb, timeout=CELL_SECONDS, resources={"metadata": {"path": str(path.parent)}}).execute()
         nb.metadata.pop("language_info", None)
         drop_stderr(nb)
         nbformat.write(nb, path)
@@ -80,7 +74,7 @@ def readme():
     exporter = MarkdownExporter()
     exporter.register_preprocessor(TagRemovePreprocessor(remove_input_tags=["hide-input"]), enabled=True)
     text, _ = exporter.from_notebook_node(nb)
-    text = re.sub(r"\]\((\d\d\w+\.ipynb|images/|benchmarks/|workshop/)", r"](nbs/\1", text)
+    text = re.sub(r"\]\((\d\d\w+\.ipynb|images/|benchmarks/|workshop/)", r"](nbs/\1", text).replace("](../", "](")
     (ROOT / "README.md").write_text(re.sub(r"\n{3,}", "\n\n", text).strip() + "\n", encoding="utf-8")
 
 

@@ -7,6 +7,14 @@ __version__ = "0.1.0"
 __all__ = []
 
 # %% ../nbs/index.ipynb #new1
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from petseg.matting import cutout as cutout
+    from petseg.predict import Segmenter as Segmenter
+    from petseg.predict import load_pretrained as load_pretrained
+
+
 def __getattr__(name):
     """`cutout`, `Segmenter` and `load_pretrained`, imported when asked for: `import petseg` alone loads nothing heavy."""
     from importlib import import_module
