@@ -36,13 +36,16 @@ def fill_polygon(
     size: tuple[int, int],  # (height, width)
 ) -> np.ndarray:  # (height, width) bool
     """The pixels whose centres lie inside a closed polygon; where it covers itself twice it has a hole."""
-    corners, turns = np.asarray(points, float), np.zeros((size[0], size[1] + 1), bool)
-    for start, end in zip(corners, np.roll(corners, -1, 0), strict=True):
-        (x0, y0), (x1, y1) = sorted((start, end), key=lambda p: (p[1], p[0]))
-        rows = np.arange(*(min(max(math.ceil(y - 0.5), 0), size[0]) for y in (y0, y1)))
-        if len(rows):
-            crossed = x0 + (rows + 0.5 - y0) * ((x1 - x0) / (y1 - y0))
-            turns[rows, np.ceil(crossed - 0.5).clip(0, size[1]).astype(int)] ^= True
+    start = np.asarray(points, float)
+    end = np.roll(start, -1, 0)
+    top, low = np.where(start[:, 1:] <= end[:, 1:], (start, end), (end, start))
+    first, last = (np.ceil(p[:, 1] - 0.5).clip(0, size[0]).astype(int) for p in (top, low))
+    side = np.repeat(np.arange(len(start)), last - first)  # for each crossing, of which side
+    rows = np.arange(len(side)) - (np.cumsum(last - first) - last)[side]
+    (x0, y0), (x1, y1) = top[side].T, low[side].T
+    crossed = x0 + (rows + 0.5 - y0) * ((x1 - x0) / (y1 - y0))
+    turns = np.zeros((size[0], size[1] + 1), bool)
+    np.logical_xor.at(turns, (rows, np.ceil(crossed - 0.5).clip(0, size[1]).astype(int)), True)
     return np.logical_xor.accumulate(turns[:, :-1], axis=1)
 
 # %% ../nbs/workshop/outlines.ipynb #l010
