@@ -36,13 +36,16 @@ def fill_polygon(
     size: tuple[int, int],  # (height, width)
 ) -> np.ndarray:  # (height, width) bool
     """The pixels whose centres lie inside a closed polygon; where it covers itself twice it has a hole."""
-    corners, turns = np.asarray(points, float), np.zeros((size[0], size[1] + 1), bool)
-    for start, end in zip(corners, np.roll(corners, -1, 0), strict=True):
-        (x0, y0), (x1, y1) = sorted((start, end), key=lambda p: (p[1], p[0]))
-        rows = np.arange(*(min(max(math.ceil(y - 0.5), 0), size[0]) for y in (y0, y1)))
-        if len(rows):
-            crossed = x0 + (rows + 0.5 - y0) * ((x1 - x0) / (y1 - y0))
-            turns[rows, np.ceil(crossed - 0.5).clip(0, size[1]).astype(int)] ^= True
+    start = np.asarray(points, float)
+    end = np.roll(start, -1, 0)
+    top, low = np.where(start[:, 1:] <= end[:, 1:], (start, end), (end, start))
+    first, last = (np.ceil(p[:, 1] - 0.5).clip(0, size[0]).astype(int) for p in (top, low))
+    side = np.repeat(np.arange(len(start)), last - first)  # for each crossing, of which side
+    rows = np.arange(len(side)) - (np.cumsum(last - first) - last)[side]
+    (x0, y0), (x1, y1) = top[side].T, low[side].T
+    crossed = x0 + (rows + 0.5 - y0) * ((x1 - x0) / (y1 - y0))
+    turns = np.zeros((size[0], size[1] + 1), bool)
+    np.logical_xor.at(turns, (rows, np.ceil(crossed - 0.5).clip(0, size[1]).astype(int)), True)
     return np.logical_xor.accumulate(turns[:, :-1], axis=1)
 
 # %% ../nbs/workshop/outlines.ipynb #l010
@@ -56,14 +59,15 @@ class Outlines:
     shapes: tuple  # (label, kind, what it is made of) from back to front; label None: pixels of no class
 
 
-def _read(path, what):
-    """A JSON file as a dict. OSError, or ValueError naming it."""
+def _read(path, *lists):
+    """A JSON file with these lists, as a dict. OSError, or ValueError naming it."""
     try:
         found = json.loads(Path(path).read_text(encoding="utf-8-sig"))
     except (ValueError, RecursionError) as e:
         raise ValueError(f"{path}: not JSON ({e})") from e
-    if type(found.get(what) if isinstance(found, dict) else None) is not list:
-        raise ValueError(f"{path}: holds no list of {what}")
+    for what in lists:
+        if type(found.get(what) if isinstance(found, dict) else None) is not list:
+            raise ValueError(f"{path}: holds no list of {what}")
     return found
 
 
@@ -128,17 +132,17 @@ def read_coco(
 ) -> tuple[list[Outlines], list[str]]:  # one for each photo, and the names of the categories
     """What is drawn on the photos. OSError, or ValueError naming the file and the annotation that cannot be."""
     path = Path(path)
+    held = _read(path, "images", "annotations", "categories")
     try:
-        images, shapes = _read(path, "images")["images"], _read(path, "annotations")["annotations"]
-        labels = {c["id"]: str(c["name"]) for c in _read(path, "categories")["categories"]}
+        labels = {c["id"]: str(c["name"]) for c in held["categories"]}
         images = {
             i["id"]: (PurePosixPath(i["file_name"].replace("\\", "/")), _size(i.get("height"), i.get("width"), path))
-            for i in images
+            for i in held["images"]
         }
     except (AttributeError, KeyError, TypeError) as e:
         raise ValueError(f"{path}: images need id and file_name, categories id and name; missing or wrong: {e}") from e
     of = {i: [] for i in images}
-    for n, a in enumerate(shapes, 1):
+    for n, a in enumerate(held["annotations"], 1):
         what = f"{path}: annotation {a.get('id', n) if isinstance(a, dict) else n}"
         if not isinstance(a, dict) or a.get("image_id") not in images or a.get("category_id") not in labels:
             raise ValueError(f"{what}: its image_id or category_id is of no image or category")
@@ -264,9 +268,7 @@ def _outline(region):
         inside = padded & ~np.roll(padded, (dx, -dy), (0, 1))
         for r, c in np.argwhere(inside).tolist():
             ways.setdefault((c - 1 + x, r - 1 + y), []).append((dx, dy))
-    row = 0
-    column = int(np.argmax(region[row]))
-    start, way = (column, row), (1, 0)
+    start, way = (int(np.argmax(region[0])), 0), (1, 0)
     at, corners = start, [start]
     while True:
         at = (at[0] + way[0], at[1] + way[1])
@@ -297,7 +299,7 @@ def _simpler(points, tolerance):
 # %% ../nbs/workshop/outlines.ipynb #l025
 def write_labelme(
     path: str | Path,  # the file to write, beside the photo and of its name
-    photo: str,  # file name of the photo
+    photo: str | Path,  # the photo's path, or, if it lies beside the file, its name
     mask: np.ndarray,  # (H, W) indices of classes, or IGNORE
     classes: Classes,
     *,
@@ -318,6 +320,7 @@ def write_labelme(
             corners = _outline(labels[box] == i) + (box[1].start, box[0].start)
             x, y = corners.T
             regions.append((abs(np.sum(x * np.roll(y, -1) - y * np.roll(x, -1))), index, corners))
+    place = os.path.relpath(photo, Path(path).parent) if os.path.exists(photo) else str(photo)
     shapes, canvas = [], np.full(mask.shape, -1 if classes.background is None else classes.background)
     for _, index, corners in sorted(regions, key=lambda r: -r[0]):
         (x0, y0), (x1, y1) = corners.min(0), corners.max(0)
@@ -327,7 +330,7 @@ def write_labelme(
         canvas[y0:y1, x0:x1][inside] = index
         points = _simpler(corners, tolerance).astype(float).tolist()
         shapes.append({"label": names[index], "points": points, "group_id": None, "shape_type": "polygon", "flags": {}})
-    found = {"version": "5.5.0", "flags": {}, "shapes": shapes, "imagePath": photo, "imageData": None}
+    found = {"version": "5.5.0", "flags": {}, "shapes": shapes, "imagePath": place, "imageData": None}
     new = Path(f"{path}.new")
     new.write_text(json.dumps(found | {"imageHeight": mask.shape[0], "imageWidth": mask.shape[1]}), encoding="utf-8")
     os.replace(new, path)
