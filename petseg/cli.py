@@ -12,7 +12,6 @@ import io
 import json
 import math
 import os
-import re
 import stat
 import sys
 import tempfile
@@ -462,9 +461,12 @@ def _download(args):
 
 def _find(args, split=None):
     """The samples of a data set. Errors as of `find_samples`."""
-    from petseg.data import find_samples
+    from petseg.data import find_samples, has_lists
 
-    return find_samples(args.data, split, images=args.images, masks=args.masks)
+    samples = find_samples(args.data, split, images=args.images, masks=args.masks)
+    if split and not has_lists(args.data):
+        print(f"petseg: {args.data} has no lists; {split} is drawn by name, a fifth for test", file=sys.stderr)
+    return samples
 
 
 def _check(args):
