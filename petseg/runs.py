@@ -46,7 +46,7 @@ class Recipe:
 
     model: str = "get_model"  # or `unet`, `attention_unet`, `deeplab`, `mobile_unet`, `lite_unet`
     model_args: dict = field(default_factory=dict)  # keyword arguments of that function
-    start: str = ""  # a net to start from: `best`, `small`, a run folder; `imagenet`: the encoder; "": as model_args say
+    start: str = ""  # net to start from: `best`, `small`, a run folder; `imagenet`: encoder; "": see model_args
     frozen: str = "nothing"  # of a pretrained encoder: or `statistics`, `encoder`; see petseg.zoo.freeze
     img_size: tuple[int, int] = (160, 160)  # (height, width) the net sees, pixels
     classes: Classes = PETS  # what a pixel can be; samples bring their own
@@ -406,7 +406,7 @@ def _holds(path, data):
     return path.is_file() and path.read_bytes() == (data.encode() if isinstance(data, str) else data)
 
 # %% ../nbs/workshop/runs.ipynb #c028
-_LASTING = ("model", "model_args", "start", "frozen", "img_size", "classes", "loss", "monitor")  # fields for a run's life
+_LASTING = ("model", "model_args", "start", "frozen", "img_size", "classes", "loss", "monitor")  # for a run's life
 
 
 def claim_run(
