@@ -19,7 +19,7 @@ def __getattr__(name):
     """`cutout`, `Segmenter` and `load_pretrained`, imported when asked for: `import petseg` alone loads nothing heavy."""
     from importlib import import_module
 
-    homes = {"cutout": "matting", "Segmenter": "predict", "load_pretrained": "predict"}
+    homes = {"cutout": "matting", "Segmenter": "predict", "load_pretrained": "export"}
     if name not in homes:
         raise AttributeError(f"module 'petseg' has no attribute {name!r}")
     return getattr(import_module(f"petseg.{homes[name]}"), name)

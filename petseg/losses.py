@@ -6,22 +6,15 @@
 __all__ = ['tversky', 'dice', 'focal', 'border_cross_entropy', 'get_loss']
 
 # %% ../nbs/07_losses.ipynb #c003
-import math
-from numbers import Integral, Real
-
 import keras
 from keras import ops
 
-
-def _check_numbers(**numbers):
-    """ValueError unless these are numbers, 0 or more."""
-    for name, n in numbers.items():
-        if isinstance(n, bool) or not isinstance(n, Real) or not 0 <= n < math.inf:
-            raise ValueError(f"{name} must be a number, 0 or more; found {n!r}")
+from .arguments import check_number
+from .masks import IGNORE, PETS, Classes
 
 # %% ../nbs/07_losses.ipynb #c013
 def _columns(masks, scores):
-    """Masks as zeros and ones, (B, H, W, C), beside the scores, both float32. ValueError for other shapes."""
+    """Masks as zeros and ones, (B, H, W, C), the scores, and which pixels are known, (B, H, W). ValueError: shapes."""
     masks, scores = ops.convert_to_tensor(masks), ops.convert_to_tensor(scores)
     if len(scores.shape) != 4 or len(masks.shape) not in (3, 4) or tuple(masks.shape[3:]) not in ((), (1,)):
         found = f"{tuple(masks.shape)} and {tuple(scores.shape)}"
@@ -29,28 +22,29 @@ def _columns(masks, scores):
             f"masks must be (B, H, W) or (B, H, W, 1) class numbers and scores (B, H, W, C); found {found}"
         )
     masks = ops.squeeze(masks, -1) if len(masks.shape) == 4 else masks
-    return ops.one_hot(ops.cast(masks, "int32"), scores.shape[-1], dtype="float32"), ops.cast(scores, "float32")
+    masks = ops.cast(masks, "int32")
+    truth = ops.one_hot(masks, scores.shape[-1], dtype="float32")
+    return truth, ops.cast(scores, "float32"), ops.cast(ops.not_equal(masks, IGNORE), "float32")
 
 # %% ../nbs/07_losses.ipynb #c016
 def tversky(
-    masks,  # (B, H, W) or (B, H, W, 1) class numbers
+    masks,  # (B, H, W) or (B, H, W, 1) class numbers, or IGNORE
     scores,  # (B, H, W, C), 0..1, C of them sum to 1
     alpha: float = 0.3,  # what a pixel wrongly taken for the class costs
     beta: float = 0.7,  # what a missed pixel of the class costs
 ):  # scalar, 0..1
     """1 - the mean Tversky index of the classes that are there (Salehi 2017). ValueError for other shapes or costs."""
-    _check_numbers(alpha=alpha, beta=beta)
-    truth, scores = _columns(masks, scores)
-    hit, false, missed = (
-        ops.sum(x, axis=(0, 1, 2)) for x in (truth * scores, (1 - truth) * scores, truth * (1 - scores))
-    )
+    check_number(alpha=alpha, beta=beta)
+    truth, scores, known = _columns(masks, scores)
+    others = known[..., None] - truth
+    hit, false, missed = (ops.sum(x, axis=(0, 1, 2)) for x in (truth * scores, others * scores, truth * (1 - scores)))
     index = hit / (hit + alpha * false + beta * missed + keras.config.epsilon())
     present = ops.max(truth, axis=(0, 1, 2))
-    return 1 - ops.sum(present * index) / ops.sum(present)
+    return ops.max(present) * (1 - ops.sum(present * index) / ops.maximum(ops.sum(present), 1))
 
 
 def dice(
-    masks,  # (B, H, W) or (B, H, W, 1) class numbers
+    masks,  # (B, H, W) or (B, H, W, 1) class numbers, or IGNORE
     scores,  # (B, H, W, C), 0..1, C of them sum to 1
 ):  # scalar, 0..1
     """1 - the mean soft Dice coefficient of the classes that are there (Milletari 2016). ValueError for other shapes."""
@@ -58,46 +52,59 @@ def dice(
 
 # %% ../nbs/07_losses.ipynb #c022
 def focal(
-    masks,  # (B, H, W) or (B, H, W, 1) class numbers
+    masks,  # (B, H, W) or (B, H, W, 1) class numbers, or IGNORE
     scores,  # (B, H, W, C), 0..1, C of them sum to 1
     gamma: float = 2.0,  # 0 is cross-entropy; the higher, the less an easy pixel counts
 ):  # scalar, 0 or more
     """Cross-entropy with each pixel weighted by how wrong it is (Lin 2017). ValueError for other shapes or powers."""
-    _check_numbers(gamma=gamma)
-    truth, scores = _columns(masks, scores)
-    return ops.mean(keras.losses.categorical_focal_crossentropy(truth, scores, alpha=1.0, gamma=gamma))
+    check_number(gamma=gamma)
+    truth, scores, known = _columns(masks, scores)
+    each = keras.losses.categorical_focal_crossentropy(truth, scores, alpha=1.0, gamma=gamma)
+    return ops.mean(each) / ops.maximum(ops.mean(known), keras.config.epsilon())  # what is not known costs 0
 
 # %% ../nbs/07_losses.ipynb #c025
 def border_cross_entropy(
-    masks,  # (B, H, W) or (B, H, W, 1) class numbers, 2 is the border
+    masks,  # (B, H, W) or (B, H, W, 1) class numbers, or IGNORE
     scores,  # (B, H, W, C), 0..1, C of them sum to 1
     weight: float = 3.0,  # of a border pixel; of any other 1
+    *,
+    border: int = PETS.border,  # the border's class number
 ):  # scalar, 0 or more
     """Cross-entropy, a weighted mean that minds the border (after Ronneberger 2015). ValueError for other shapes."""
-    _check_numbers(weight=weight)
-    truth, scores = _columns(masks, scores)
+    check_number(weight=weight)
+    truth, scores, known = _columns(masks, scores)
     each = keras.losses.categorical_crossentropy(truth, scores)
-    weights = 1 + (weight - 1) * truth[..., 2]
-    return ops.sum(weights * each) / ops.sum(weights)
+    weights = known + (weight - 1) * truth[..., border]
+    return ops.sum(weights * each) / ops.maximum(ops.sum(weights), keras.config.epsilon())
 
 # %% ../nbs/07_losses.ipynb #c029
 def get_loss(
     name: str,  # cross_entropy, dice, cross_entropy+dice, focal, tversky or border_cross_entropy
-    num_classes: int = 3,  # that the scores will have
+    classes: Classes = PETS,  # that the scores will be of
 ):  # loss(masks, scores) -> float32 scalar, for Keras's `compile`
-    """A loss by its name. ValueError if there is none, or none for so few classes."""
-    if isinstance(num_classes, bool) or not isinstance(num_classes, Integral) or num_classes < 2:
-        raise ValueError(f"num_classes must be a whole number, 2 or more; found {num_classes!r}")
-    cross_entropy = keras.losses.SparseCategoricalCrossentropy(dtype="float32")
+    """A loss by its name. ValueError if there is none, or none for these classes."""
 
     def cross_entropy_dice(masks, scores):
-        return cross_entropy(masks, scores) + 0.5 * dice(masks, scores)
+        return _cross_entropy(masks, scores) + 0.5 * dice(masks, scores)
 
-    losses = {"cross_entropy": cross_entropy, "sparse_categorical_crossentropy": cross_entropy}
+    def border_loss(masks, scores):
+        return border_cross_entropy(masks, scores, border=classes.border)
+
+    losses = {"cross_entropy": _cross_entropy, "sparse_categorical_crossentropy": _cross_entropy}
     losses |= {"dice": dice, "cross_entropy+dice": cross_entropy_dice, "focal": focal, "tversky": tversky}
-    losses |= {"border_cross_entropy": border_cross_entropy}
+    losses |= {"border_cross_entropy": border_loss}
     if name not in losses:
         raise ValueError(f"no loss {name!r}: take {', '.join(losses)}")
-    if name == "border_cross_entropy" and num_classes < 3:
-        raise ValueError(f"border_cross_entropy needs the border, class 2; found num_classes={num_classes}")
+    if name == "border_cross_entropy" and classes.border is None:
+        raise ValueError(f"border_cross_entropy needs a border, and none of {', '.join(classes.names)} is one")
     return losses[name]
+
+
+def _cross_entropy(masks, scores):
+    """Keras's cross-entropy of the pixels that are known; of scores as they are, for Keras then takes their logits."""
+    masks, scores = ops.convert_to_tensor(masks), ops.convert_to_tensor(scores, "float32")
+    masks = ops.squeeze(masks, -1) if len(masks.shape) == len(scores.shape) else masks
+    known = ops.not_equal(masks, IGNORE)
+    each = keras.losses.sparse_categorical_crossentropy(ops.where(known, masks, 0), scores)
+    share = ops.maximum(ops.mean(ops.cast(known, "float32")), keras.config.epsilon())
+    return ops.mean(ops.where(known, each, 0.0)) / share

@@ -20,8 +20,9 @@ import keras
 import numpy as np
 from keras import layers
 
-from .model import _check, _check_counts, _check_list, _check_size, _label, _reads, _whole
-from .model import conv_stage, down_stage, score_pixels
+from .arguments import check_size, check_whole
+from .model import check_counts, check_counts_list, check_net, conv_stage, down_stage
+from .model import read_outputs, score_pixels, stage_name
 
 # %% ../nbs/08_zoo.ipynb #c006
 def multiply_adds(
@@ -31,7 +32,7 @@ def multiply_adds(
     """Count the work of a model's convolutions, nested models included; ValueError without a size, or for a wrong one."""
     built = tuple(model.input_shape[1:3])
     size = built if img_size is None else img_size
-    _check_size(size)
+    check_size(size, any_size=True)
     size = tuple(size)
     if None in size:
         raise ValueError(f"{model.name} takes photos of any size: say which, such as img_size=(160, 160)")
@@ -39,7 +40,7 @@ def multiply_adds(
         raise ValueError(
             f"{model.name} is built for photos of {built}, found img_size {size}; build it for (None, None)"
         )
-    reads, counted = _reads(model), []  # (layer, the tensor whose size counts)
+    reads, counted = read_outputs(model), []  # (layer, the tensor whose size counts)
     for layer in model.layers:
         if isinstance(layer, keras.Model):
             counted.append((layer, model.get_layer(reads[layer.name][0][0]).output))
@@ -65,7 +66,7 @@ def attention_gate(
     name=None,  # name of the layer with the attention, 0..1, (batch, 2 * height, 2 * width, 1)
 ):  # fine maps, turned down where the coarse ones say so, same shape as `skip`
     """An additive attention gate (Oktay et al. 2018)."""
-    _check_counts(filters=filters)
+    check_counts(filters=filters)
     where = layers.Conv2D(filters, 2, strides=2, use_bias=False)(skip)
     what = layers.Conv2D(filters, 1)(coarse)
     x = layers.Activation("relu")(layers.Add()([where, what]))
@@ -81,8 +82,8 @@ def attention_unet(
     depth=4,  # number of halvings, 1 or more
 ):  # keras.Model: raw RGB, 0..255, (batch, height, width, 3) -> scores, 0..1, (batch, height, width, num_classes)
     """U-Net with attention gates on its skips (Oktay et al. 2018); ValueError for a size or count that cannot be."""
-    _check(img_size, num_classes, depth, width=width)
-    _check_counts(channels=width * 2**depth)
+    check_net(img_size, num_classes, depth, width=width)
+    check_counts(channels=width * 2**depth)
     photo = keras.Input((*img_size, 3), name="photo")
     x, saved = layers.Rescaling(1 / 127.5, offset=-1)(photo), []
     for filters in [width * 2**i for i in range(depth)]:
@@ -107,7 +108,7 @@ def conv_bn(
     name=None,  # name of the last layer; None: Keras picks one
 ):  # feature maps, (batch, height, width, filters)
     """Convolution, batch normalisation with averages over tens of batches, ReLU."""
-    _check_counts(filters=filters, kernel_size=kernel_size, rate=rate)
+    check_counts(filters=filters, kernel_size=kernel_size, rate=rate)
     kind = layers.SeparableConv2D if separable else layers.Conv2D
     x = kind(filters, kernel_size, padding="same", dilation_rate=rate, use_bias=False)(x)
     x = layers.BatchNormalization(momentum=0.9)(x)
@@ -121,8 +122,8 @@ def pyramid(
     name=None,  # name of the last layer; None: Keras picks one
 ):  # feature maps, (batch, height, width, filters)
     """Atrous spatial pyramid pooling: a map read at several rates and as a whole (Chen et al. 2017)."""
-    _check_counts(filters=filters)
-    _check_list("rates", rates)
+    check_counts(filters=filters)
+    check_counts_list("rates", rates)
     branches = [conv_bn(x, filters)] + [conv_bn(x, filters, 3, rate=rate) for rate in rates]
     local = layers.Conv2D(filters, 1, use_bias=False)(layers.Concatenate()(branches))
     # No batch normalisation here: a batch of one photo would be one number per channel
@@ -140,15 +141,15 @@ def deeplab(
     width=128,  # channels of the pyramid
 ):  # keras.Model: raw RGB, 0..255, (batch, height, width, 3) -> scores, 0..1, (batch, height, width, num_classes)
     """DeepLabV3 on separable down stages (Chen et al. 2017); ValueError for a size or count that cannot be."""
-    _check_list("filters", filters)
-    _check_list("rates", rates)
-    _check(img_size, num_classes, depth=len(filters) + 1, width=width)
+    check_counts_list("filters", filters)
+    check_counts_list("rates", rates)
+    check_net(img_size, num_classes, depth=len(filters) + 1, width=width)
     photo = keras.Input((*img_size, 3), name="photo")
     x = layers.Rescaling(1 / 127.5, offset=-1)(photo)
     x = layers.Conv2D(max(1, filters[0] // 2), 3, strides=2, padding="same", use_bias=False)(x)
     x = layers.Activation("relu", name="entry")(layers.BatchNormalization()(x))
     for i, n in enumerate(filters):
-        x = down_stage(x, n, name=_label("down", filters, i))
+        x = down_stage(x, n, name=stage_name("down", filters, i))
     x = pyramid(layers.Activation("relu")(x), width, rates, name=f"pyramid_{width}")
     x = layers.Conv2D(num_classes, 1)(x)
     x = layers.UpSampling2D(2 ** (len(filters) + 1), interpolation="bilinear")(x)
@@ -199,7 +200,7 @@ def _decode(scaled, outputs, width, num_classes):
         x = layers.Add()([x, skip])
         if not full:
             x = conv_bn(x, filters, 3, separable=True)
-        x = conv_bn(x, filters, 3, separable=True, name=_label("up", width, i))
+        x = conv_bn(x, filters, 3, separable=True, name=stage_name("up", width, i))
     return score_pixels(x, num_classes)
 
 
@@ -212,8 +213,8 @@ def mobile_unet(
     width=(192, 128, 96, 48, 16),  # channels of the five decoder stages, coarse to fine
 ):  # keras.Model: raw RGB, 0..255, (batch, height, width, 3) -> scores, 0..1, (batch, height, width, num_classes)
     """U-Net on MobileNetV2 (Sandler et al. 2018), the layer `encoder`; ValueError, FileNotFoundError for wrong values."""
-    _check_list("width", width, 5)
-    _check(img_size, num_classes, depth=5)
+    check_counts_list("width", width, 5)
+    check_net(img_size, num_classes, depth=5)
     photo = keras.Input((*img_size, 3), name="photo")
     scaled = layers.Rescaling(1 / 127.5, offset=-1, name="entry")(photo)
     outputs = _encoder(img_size, alpha, weights)(scaled)
@@ -388,10 +389,9 @@ def lite_unet(
     width=(192, 128, 96, 48, 16),  # channels of the five decoder stages, coarse to fine
 ):  # keras.Model: raw RGB, 0..255, (batch, height, width, 3) -> scores, 0..1, (batch, height, width, num_classes)
     """U-Net on EfficientNet-Lite (Liu 2020), the layer `encoder`; ValueError, FileNotFoundError, ModuleNotFoundError."""
-    _check_list("width", width, 5)
-    _check(img_size, num_classes, depth=5)
-    if not _whole(variant) or not 0 <= variant <= 2:
-        raise ValueError(f"variant must be 0, 1 or 2; found {variant!r}")
+    check_counts_list("width", width, 5)
+    check_net(img_size, num_classes, depth=5)
+    check_whole(most=2, variant=variant)
     encoder = _lite_encoder(img_size, variant, short)
     if weights is not None:
         _load_lite(encoder, _lite_file(variant) if weights == "imagenet" else weights, variant)
