@@ -272,6 +272,8 @@ def _save(picture, dest):
     kind = "png" if dest == "-" else _WRITTEN[dest.suffix.lower()]
     if picture.mode == "RGBA" and kind in ("jpeg", "bmp", "gif"):
         raise ValueError(f"{dest}: {kind} has no soft transparency; write a .png or .webp, or give a --background")
+    if picture.mode == "P" and kind not in ("png", "tiff", "gif", "bmp"):
+        raise ValueError(f"{dest}: {kind} does not keep labels as they are; write a .png or .tif")
     data = _packed(picture, kind)
     if dest == "-":
         sys.stdout.buffer.write(data)
