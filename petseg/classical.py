@@ -68,7 +68,7 @@ def ellipse(
     photo: np.ndarray,  # (H, W, 3) uint8, RGB
     *,
     share: float = 0.75,  # of each side that it spans, above 0
-) -> np.ndarray:  # (H, W) bool, True is pet
+) -> np.ndarray:  # (H, W) bool, True is the object
     """The middle of the photo, whatever it shows."""
     return _centre(np.shape(photo), share)
 
@@ -86,7 +86,7 @@ def otsu(
     photo: np.ndarray,  # (H, W, 3) uint8, RGB
     *,
     blur: float = 8,  # pixels of the small copy, 0 or more
-) -> np.ndarray:  # (H, W) bool, True is pet
+) -> np.ndarray:  # (H, W) bool, True is the object
     """The brighter or the darker pixels, by Otsu's threshold."""
     from skimage.filters import threshold_otsu
 
@@ -100,7 +100,7 @@ def multi_otsu(
     *,
     classes: int = 3,  # of grey, 2 to 5
     blur: float = 2,  # pixels of the small copy, 0 or more
-) -> np.ndarray:  # (H, W) bool, True is pet
+) -> np.ndarray:  # (H, W) bool, True is the object
     """Those of several grey classes that are rarer at the frame, by multi-Otsu thresholds."""
     from skimage.filters import threshold_multiotsu
 
@@ -118,7 +118,7 @@ def local_threshold(
     *,
     window: float = 1.5,  # of the longer side: how far "around" reaches, above 0
     blur: float = 6,  # pixels of the small copy, 0 or more
-) -> np.ndarray:  # (H, W) bool, True is pet
+) -> np.ndarray:  # (H, W) bool, True is the object
     """The pixels brighter or darker than what is around them."""
     from skimage.filters import threshold_local
 
@@ -139,10 +139,10 @@ def _lab(photo, blur):
 def flood(
     photo: np.ndarray,  # (H, W, 3) uint8, RGB
     *,
-    start: str = "frame",  # grow the background from there, or the pet from the "centre"
+    start: str = "frame",  # grow the background from there, or the object from the "centre"
     tolerance: float = 8,  # largest distance from the seed's colour, in Lab
     blur: float = 4,  # pixels of the small copy, 0 or more
-) -> np.ndarray:  # (H, W) bool, True is pet
+) -> np.ndarray:  # (H, W) bool, True is the object
     """Region growing. ValueError for another start."""
     from skimage import segmentation
 
@@ -165,9 +165,9 @@ def _markers(shape, centre):
 def watershed(
     photo: np.ndarray,  # (H, W, 3) uint8, RGB
     *,
-    centre: float = 0.4,  # of each side: the ellipse that is sure to be pet, above 0
+    centre: float = 0.4,  # of each side: the ellipse that is sure to be the object, above 0
     blur: float = 3,  # pixels of the small copy, 0 or more
-) -> np.ndarray:  # (H, W) bool, True is pet
+) -> np.ndarray:  # (H, W) bool, True is the object
     """Watershed of the colour gradient, from the frame and the middle."""
     from skimage import filters, segmentation
 
@@ -181,7 +181,7 @@ def slic(
     *,
     pieces: int = 100,  # about so many superpixels
     cut: float = 20,  # merge neighbours whose mean colours, 0..255, differ less
-) -> np.ndarray:  # (H, W) bool, True is pet
+) -> np.ndarray:  # (H, W) bool, True is the object
     """SLIC superpixels, merged over their region adjacency graph."""
     from skimage import graph, segmentation
 
@@ -196,9 +196,9 @@ def slic(
 def random_walker(
     photo: np.ndarray,  # (H, W, 3) uint8, RGB
     *,
-    centre: float = 0.6,  # of each side: the ellipse that is sure to be pet, above 0
+    centre: float = 0.6,  # of each side: the ellipse that is sure to be the object, above 0
     beta: float = 1000,  # how much edges repel, above 0
-) -> np.ndarray:  # (H, W) bool, True is pet
+) -> np.ndarray:  # (H, W) bool, True is the object
     """Where a random walk comes to the middle sooner than to the frame."""
     from skimage import segmentation
 
@@ -218,7 +218,7 @@ def canny(
     *,
     blur: float = 2,  # pixels of the small copy, above 0
     closing: int = 13,  # radius of the disk that bridges gaps, of its pixels, 1 or more
-) -> np.ndarray:  # (H, W) bool, True is pet
+) -> np.ndarray:  # (H, W) bool, True is the object
     """Canny's edges, closed and filled."""
     from scipy import ndimage
     from skimage.color import rgb2gray
@@ -236,7 +236,7 @@ def snake(
     start: float = 0.9,  # of each side that the first ellipse spans
     alpha: float = 0.03,  # how strongly the curve shrinks
     edges: float = 50,  # how strongly the gradient holds it
-) -> np.ndarray:  # (H, W) bool, True is pet
+) -> np.ndarray:  # (H, W) bool, True is the object
     """The inside of an active contour that shrinks from an ellipse."""
     from skimage.draw import polygon2mask
     from skimage.segmentation import active_contour
@@ -254,7 +254,7 @@ def chan_vese(
     start: float = 0.7,  # of each side that the first ellipse spans
     steps: int = 20,  # 1 or more
     smoothing: int = 1,  # of the outline, times a step, 0 or more
-) -> np.ndarray:  # (H, W) bool, True is pet
+) -> np.ndarray:  # (H, W) bool, True is the object
     """Morphological Chan-Vese: inside and outside each of nearly one grey."""
     from skimage.segmentation import morphological_chan_vese
 
@@ -269,7 +269,7 @@ def geodesic(
     start: float = 0.9,  # of each side that the first ellipse spans
     steps: int = 40,  # pixels of the small copy that the outline can move, 1 or more
     blur: float = 4,  # of its pixels, above 0
-) -> np.ndarray:  # (H, W) bool, True is pet
+) -> np.ndarray:  # (H, W) bool, True is the object
     """Morphological geodesic active contour that shrinks from an ellipse to edges."""
     from skimage import color, segmentation
 
@@ -283,10 +283,10 @@ def geodesic(
 def grabcut(
     photo: np.ndarray,  # (H, W, 3) uint8, RGB
     *,
-    centre: float = 0.3,  # of each side: the ellipse that is sure to be pet, above 0
+    centre: float = 0.3,  # of each side: the ellipse that is sure to be the object, above 0
     rounds: int = 5,  # of fitting and cutting, 1 or more
-) -> np.ndarray:  # (H, W) bool, True is pet
-    """GrabCut, told that the frame is background and the middle pet. ModuleNotFoundError without OpenCV."""
+) -> np.ndarray:  # (H, W) bool, True is the object
+    """GrabCut, told that the frame is background and the middle the object. ModuleNotFoundError without OpenCV."""
     try:
         import cv2
     except ModuleNotFoundError as e:

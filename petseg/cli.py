@@ -486,12 +486,13 @@ def _check(args):
             except FileNotFoundError as e:
                 lone.append(str(e))
     print("".join(f"{line}\n" for line in lone), end="")
-    problems = check_samples(samples, repair=args.repair)
+    progress = sys.stderr.isatty()
+    problems = check_samples(samples, repair=args.repair, progress=progress)
     for p in problems:
         mended = " (repaired; the original is kept)" if args.repair and p.repairable else ""
         print(f"{p.name}: {p.path}: {p.what}{mended}")
     if not problems:
-        print("\n".join(describe_classes(samples)))
+        print("\n".join(describe_classes(samples, progress=progress)))
     print(f"{len(samples)} samples, {len(problems)} problem{'s' * (len(problems) != 1)}")
     return 1 if lone or any(not (args.repair and p.repairable) for p in problems) else 0
 

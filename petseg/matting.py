@@ -39,8 +39,9 @@ def to_object(
     taken = classes.objects if name is None else [classes.index(name)]
     border = [i for i in [classes.border] if i is not None and i not in taken]
     rest = [i for i in range(len(classes)) if i not in taken + border]
-    parts = [scores[..., part].sum(-1) for part in (taken, rest, border) if part]
-    return np.stack(parts, axis=-1)
+    of_rest = scores[..., rest].sum(-1) if name is None else scores[..., rest].max(-1)
+    parts = [scores[..., taken].sum(-1), of_rest, *(scores[..., i] for i in border)]
+    return np.stack(parts, axis=-1) / (1 if name is None else sum(parts)[..., None])
 
 
 def object_name(
@@ -64,9 +65,11 @@ def find_object(
     scores: np.ndarray,  # (h, w, 2 or 3) probabilities of object, rest, border
     size: tuple[int, int],  # (height, width) of the photo
     name: str = "object",  # for the error
+    *,
+    sure: float = 0.9,  # the probability that half a percent of the pixels must have at least
 ) -> Place:
     """Where the object is. NothingFoundError if there is none."""
-    if (scores[..., 0] > 0.9).mean() < 0.005:
+    if (scores[..., 0] > sure).mean() < 0.005:
         raise NothingFoundError(f"no {name} found")
     found = scores.argmax(-1) != 1
     sides = []
@@ -244,7 +247,8 @@ class Found:
     @cached_property
     def place(self) -> Place:
         """Where the object is. NothingFoundError; ValueError as of `to_object`."""
-        return find_object(self.object, self.photo.shape[:2], object_name(self.classes, self.name))
+        sure = 0.9 if self.name is None else 0.5  # who names a class takes it where it is the likeliest
+        return find_object(self.object, self.photo.shape[:2], object_name(self.classes, self.name), sure=sure)
 
     @cached_property
     def labels(self) -> np.ndarray:
