@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from petseg.matting import cutout as cutout
     from petseg.predict import Segmenter as Segmenter
-    from petseg.predict import load_pretrained as load_pretrained
+    from petseg.export import load_pretrained as load_pretrained
 
 
 def __getattr__(name):
