@@ -18,7 +18,7 @@ def check_whole(
 ):
     """ValueError unless these are whole numbers in this range; True and False are none."""
     for name, n in numbers.items():
-        if not isinstance(n, Integral) or isinstance(n, bool) or n < least or (most is not None and n > most):
+        if not isinstance(n, Integral) or isinstance(n, bool) or int(n) < least or (most is not None and int(n) > most):
             limits = f", {least} or more" if most is None else f" from {least:,} to {most:,}"
             raise ValueError(f"{name} must be a whole number{limits}; found {n!r}")
 
@@ -31,7 +31,7 @@ def check_number(
 ):
     """ValueError unless these are finite numbers in this range; True and False are none."""
     for name, n in numbers.items():
-        if not isinstance(n, Real) or isinstance(n, bool) or not least <= n <= most or math.isinf(n):
+        if not isinstance(n, Real) or isinstance(n, bool) or not least <= float(n) <= most or math.isinf(n):
             limits = f", {least} or more" if most == math.inf else f" from {least:g} to {most:g}"
             raise ValueError(f"{name} must be a number{limits}; found {n!r}")
 

@@ -25,10 +25,10 @@ def _any_size(method):
             raise ValueError(f"a photo is (H, W, 3) uint8, RGB; found {photo.shape} {photo.dtype}")
         high, wide = photo.shape[:2]
         size = [max(16, round(n * min(1, 256 / max(high, wide)))) for n in (wide, high)]
-        small = np.asarray(Image.fromarray(photo).resize(size, Image.BILINEAR))
+        small = np.asarray(Image.fromarray(photo).resize(size, Image.Resampling.BILINEAR))
         flat = (small == small[0, 0]).all()
         mask = np.zeros(small.shape[:2], bool) if flat else method(small, **how)
-        return np.asarray(Image.fromarray(mask.astype("float32")).resize((wide, high), Image.BILINEAR)) > 0.5
+        return np.asarray(Image.fromarray(mask.astype("float32")).resize((wide, high), Image.Resampling.BILINEAR)) > 0.5
 
     return on_small_copy
 
@@ -294,7 +294,7 @@ def grabcut(
     known = np.array([cv2.GC_PR_FGD, cv2.GC_BGD, cv2.GC_FGD], "uint8")
     mask, (back, front) = known[_markers(photo.shape, centre)], np.zeros((2, 1, 65))
     cv2.setRNGSeed(0)
-    cv2.grabCut(photo[..., ::-1].copy(), mask, None, back, front, rounds, cv2.GC_INIT_WITH_MASK)
+    cv2.grabCut(photo[..., ::-1].copy(), mask, None, back, front, rounds, cv2.GC_INIT_WITH_MASK)  # type: ignore[call-overload]
     return _tidy((mask == cv2.GC_FGD) | (mask == cv2.GC_PR_FGD))
 
 # %% ../nbs/06_classical.ipynb #n079

@@ -155,7 +155,8 @@ def find_samples(
     root, source = Path(root), Path(root, masks)
     if isinstance(classes, (str, Path)) or (classes is None and (root / "classes.json").is_file()):
         classes = read_classes(classes or root / "classes.json")
-    drawn, labels = [], []
+    drawn: list = []
+    labels: list = []
     if source.suffix.lower() == ".json":
         photos, (drawn, labels) = _one_each(root / images, _files(root / images)), read_coco(source)
     else:
@@ -173,7 +174,7 @@ def find_samples(
     names = set(_listed(root, split, paired) if has_lists(root) else _drawn_by_lot(split, paired) if split else paired)
     if missing := sorted(names - paired):
         raise FileNotFoundError(f"{root}: {split}.txt lists {len(missing)} without files: {', '.join(missing[:5])}")
-    if drawn:
+    if drawn and classes:
         kept = [o for o in drawn if o.name in paired]
         found = paint_masks(kept, classes, root / ".petseg-masks" / re.sub(r"\W+", "-", masks))
     if classes is None:
@@ -429,7 +430,8 @@ def get_dataset(
     def mixed(data):
         return data.shuffle(len(paths), seed) if shuffle else data
 
-    pairs = _load_pairs(*zip(*plain, strict=True), tables, tuple(img_size), classes, (lambda p: p) if cache else mixed)
+    photos, masks = zip(*plain, strict=True)
+    pairs = _load_pairs(photos, masks, tables, tuple(img_size), classes, (lambda p: p) if cache else mixed)
     if passing:
         weakref.finalize(pairs, shutil.rmtree, passing, ignore_errors=True)
     if cache:  # else paths are shuffled, which are lighter than arrays
@@ -552,9 +554,9 @@ def augmented(
     """Each pair through `augment`. ValueError naming an argument that cannot be."""
     import tensorflow as tf
 
-    known = augment.__kwdefaults__
+    known = augment.__kwdefaults__ or {}
     if not isinstance(how, dict) or not how.keys() <= known.keys():
         raise ValueError(f"augment must be None or a dict of {', '.join(known)}; found {how!r}")
     seeds = tf.data.Dataset.random(seed, rerandomize_each_iteration=True).batch(2, drop_remainder=True)
-    call = tf.autograph.experimental.do_not_convert(lambda pair, drawn: augment(*pair, drawn, **how))
+    call = tf.autograph.experimental.do_not_convert(lambda pair, drawn: augment(pair[0], pair[1], drawn, **how))
     return tf.data.Dataset.zip(pairs, seeds).map(call, num_parallel_calls=tf.data.AUTOTUNE)

@@ -324,7 +324,7 @@ def summarize(
 ) -> Summary:
     """All scores of some photos. ValueError if there are none."""
     matrices, classes, boundaries = _totals(counts)
-    over_set, bins = scores(matrices.sum(0), classes, boundaries.sum(0)), sum(c.bins for c in counts)
+    over_set, bins = scores(matrices.sum(0), classes, boundaries.sum(0)), np.sum([c.bins for c in counts], axis=0)
     means = _each(per_photo(counts), lambda x: _mean(x, 0))
     return Summary(len(counts), over_set, means, bootstrap(counts), bins, calibration_error(bins))
 
@@ -336,7 +336,7 @@ def by_group(
     """All scores of each group of photos, in the order of the alphabet. TypeError if key is no function."""
     if not callable(key):
         raise TypeError(f"key must be a function of a sample, such as lambda s: s.species; found {key!r}")
-    groups = {}
+    groups: dict[str, list] = {}
     for c in counts:
         groups.setdefault(key(c.sample), []).append(c)
     return {name: summarize(groups[name]) for name in sorted(groups)}

@@ -68,7 +68,7 @@ def border_cross_entropy(
     scores,  # (B, H, W, C), 0..1, C of them sum to 1
     weight: float = 3.0,  # of a border pixel; of any other 1
     *,
-    border: int = PETS.border,  # the border's class number
+    border: int | None = PETS.border,  # the border's class number
 ):  # scalar, 0 or more
     """Cross-entropy, a weighted mean that minds the border (after Ronneberger 2015). ValueError for other shapes."""
     check_number(weight=weight)

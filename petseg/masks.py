@@ -33,11 +33,11 @@ class Classes:
     names: tuple[str, ...]  # in the order of their indices
     background: int | None = None  # index of the class that is all the rest
     border: int | None = None  # index of the class between an object and the background
-    values: tuple | None = None  # what stands in a mask: a whole number or (R, G, B) for each; None: 0, 1, 2, ...
+    values: tuple = ()  # what stands in a mask: a whole number or (R, G, B) for each; (): 0, 1, 2, ...
     ignore: tuple = ()  # values of pixels that belong to no class
 
     def __post_init__(self):  # TypeError, ValueError: a field that cannot be
-        if self.values is None and isinstance(self.names, (list, tuple)):
+        if not self.values and isinstance(self.names, (list, tuple)):
             object.__setattr__(self, "values", range(len(self.names)))
         for name in ("names", "values", "ignore"):
             found = getattr(self, name)
@@ -182,7 +182,9 @@ def count_values(
     masks: list,  # paths of masks
 ) -> dict:  # {value: share of all pixels}, by value; colours if a mask has any
     """What masks hold. Errors as of `open_mask`; ValueError if there are more than 255 values."""
-    levels, colours, coloured = Counter(), Counter(), False
+    levels: Counter = Counter()
+    colours: Counter = Counter()
+    coloured = False
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for path, (own, as_colours) in zip(masks, pool.map(_count_values, masks), strict=True):
             coloured |= own is None
@@ -217,7 +219,7 @@ def guess_classes(
 ) -> Classes:  # `class 0`, `class 1`, ... in the order of their values
     """The classes of masks that nothing describes. Errors as of `count_values`."""
     values = tuple(count_values(masks))
-    return Classes([f"class {i}" for i in range(len(values))], values=values)
+    return Classes(tuple(f"class {i}" for i in range(len(values))), values=values)
 
 # %% ../nbs/workshop/masks.ipynb #c007
 def to_mask(
@@ -271,7 +273,7 @@ def resize_scores(
     if scores.shape[:2] == tuple(size):
         return scores
     planes = [Image.fromarray(np.ascontiguousarray(scores[..., c], "float32")) for c in range(scores.shape[-1])]
-    return np.stack([np.asarray(p.resize(size[::-1], Image.BILINEAR)) for p in planes], axis=-1)
+    return np.stack([np.asarray(p.resize(size[::-1], Image.Resampling.BILINEAR)) for p in planes], axis=-1)
 
 # %% ../nbs/workshop/masks.ipynb #m013b
 def input_size(

@@ -158,7 +158,7 @@ def _enlarge(photo, small, alpha):
     for top in range(0, high, 256):
         part = photo[top : top + 256]
         box = (0, top * h / high, w, (top + len(part)) * h / high)
-        *a, b, plain = (np.asarray(p.resize((wide, len(part)), Image.BILINEAR, box=box)) for p in planes)
+        *a, b, plain = (np.asarray(p.resize((wide, len(part)), Image.Resampling.BILINEAR, box=box)) for p in planes)
         sharp = b + sum(a[c] * (part[..., c] / np.float32(255)) for c in range(3))
         sharp = np.where((plain < 0.001) | (plain > 0.999), plain, sharp)  # what was sure remains so
         whole[top : top + 256] = np.rint(255 * sharp.clip(0, 1))
@@ -184,7 +184,7 @@ def estimate_alpha(
     band = max((to_trimap(some) == 128).mean(), 0.1)  # at least a tenth: it bounds the small copy as well
     shrink = min(1, (unknown / band / piece[..., 0].size) ** 0.5)
     size = tuple(max(1, round(n * shrink)) for n in piece.shape[:2])
-    small = np.asarray(Image.fromarray(piece).resize(size[::-1], Image.BOX))
+    small = np.asarray(Image.fromarray(piece).resize(size[::-1], Image.Resampling.BOX))
     solved = solve_alpha(small, to_trimap(resize_scores(some, size)))
     alpha[y0:y1, x0:x1] = np.rint(solved * 255) if shrink == 1 else _enlarge(piece, small, solved)
     return alpha
@@ -225,7 +225,7 @@ def plain_alpha(
 ) -> np.ndarray:  # (height, width) uint8, 255 object
     """An alpha without matting: probability of object + half of border, from .4 to .6 stretched to 0..255."""
     middle = scores[..., 0] + scores[..., 2:].sum(-1) / 2
-    whole = Image.fromarray(np.rint(255 * middle).astype("uint8")).resize(size[::-1], Image.BILINEAR)
+    whole = Image.fromarray(np.rint(255 * middle).astype("uint8")).resize(size[::-1], Image.Resampling.BILINEAR)
     return ((np.arange(256) - 102) * 5).clip(0, 255).astype("uint8")[np.asarray(whole)]
 
 # %% ../nbs/11_matting.ipynb #n028b
@@ -362,8 +362,8 @@ def blurred(
 
     size = photo.shape[1::-1]
     small = tuple(max(1, round(n * 400 / max(size))) for n in size)
-    rest = np.asarray(Image.fromarray(255 - alpha).resize(small, Image.BOX), "float32")[..., None] / 255
-    colours = np.asarray(Image.fromarray(photo).resize(small, Image.BOX), "float32")
+    rest = np.asarray(Image.fromarray(255 - alpha).resize(small, Image.Resampling.BOX), "float32")[..., None] / 255
+    colours = np.asarray(Image.fromarray(photo).resize(small, Image.Resampling.BOX), "float32")
     light, weight = (gaussian_filter(x, (12, 12, 0)) for x in (colours * rest, rest))
     soft = np.rint(light / np.maximum(weight, 1e-6)).clip(0, 255).astype("uint8")
-    return np.asarray(Image.fromarray(soft).resize(size, Image.BICUBIC))
+    return np.asarray(Image.fromarray(soft).resize(size, Image.Resampling.BICUBIC))

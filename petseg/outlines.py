@@ -141,7 +141,7 @@ def read_coco(
         }
     except (AttributeError, KeyError, TypeError) as e:
         raise ValueError(f"{path}: images need id and file_name, categories id and name; missing or wrong: {e}") from e
-    of = {i: [] for i in images}
+    of: dict = {i: [] for i in images}
     for n, a in enumerate(held["annotations"], 1):
         what = f"{path}: annotation {a.get('id', n) if isinstance(a, dict) else n}"
         if not isinstance(a, dict) or a.get("image_id") not in images or a.get("category_id") not in labels:
@@ -191,7 +191,7 @@ def outline_classes(
     labels: list[str],  # in the order of their indices; `background` comes first in any case
 ) -> Classes:  # with a background, and IGNORE for what is of no class
     """The classes of outlines that nothing else describes."""
-    return Classes(["background", *(n for n in labels if n != "background")], background=0, ignore=(IGNORE,))
+    return Classes(("background", *(n for n in labels if n != "background")), background=0, ignore=(IGNORE,))
 
 
 def outline_mask(
@@ -227,9 +227,9 @@ def paint_masks(
     folder: str | Path,  # for the masks, made if it is not there
 ) -> dict[str, Path]:  # {name: the mask's path}; masks hold indices and IGNORE
     """Masks of outlines, painted if they are not there yet. ValueError as of `outline_mask`."""
-    folder = _writable(Path(folder))
+    place = _writable(Path(folder))
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        paths = pool.map(lambda o: _paint(o, classes, folder / f"{o.name}.png"), outlines)
+        paths = pool.map(lambda o: _paint(o, classes, place / f"{o.name}.png"), outlines)
         bar = tqdm(paths, "painting masks", len(outlines), unit="mask", disable=len(outlines) < 100)
         return {o.name: path for o, path in zip(outlines, bar, strict=True)}
 
@@ -330,7 +330,7 @@ def write_labelme(
         canvas[y0:y1, x0:x1][inside] = index
         points = _simpler(corners, tolerance).astype(float).tolist()
         shapes.append({"label": names[index], "points": points, "group_id": None, "shape_type": "polygon", "flags": {}})
-    found = {"version": "5.5.0", "flags": {}, "shapes": shapes, "imagePath": place, "imageData": None}
+    found: dict = {"version": "5.5.0", "flags": {}, "shapes": shapes, "imagePath": place, "imageData": None}
     new = Path(f"{path}.new")
     new.write_text(json.dumps(found | {"imageHeight": mask.shape[0], "imageWidth": mask.shape[1]}), encoding="utf-8")
     os.replace(new, path)

@@ -12,6 +12,7 @@ import struct
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 from PIL import Image, ImageCms
@@ -142,9 +143,7 @@ def say_why(
     if isinstance(error, Image.UnidentifiedImageError):
         return "not a picture of a kind that can be read (JPEG, PNG, WebP, HEIC, AVIF, TIFF, BMP, GIF)"
     if isinstance(error, Image.DecompressionBombError):
-        return (
-            f"more than {2 * Image.MAX_IMAGE_PIXELS:,} pixels; raise PIL.Image.MAX_IMAGE_PIXELS if you trust the file"
-        )
+        return f"more than {2 * (Image.MAX_IMAGE_PIXELS or 0):,} pixels; raise PIL.Image.MAX_IMAGE_PIXELS if you trust the file"
     if isinstance(error, MemoryError):
         return "too large for the memory of this machine"
     if isinstance(error, OSError) and error.errno:
@@ -237,7 +236,7 @@ def open_picture(
 ) -> Image.Image:  # with its pixels, as they are stored
     """A picture of one of `KINDS`. PhotoError if it cannot be used, OSError if the file cannot be opened, TypeError."""
     if isinstance(source, (str, Path)):
-        file = open(source, "rb")  # noqa: SIM115, closed below
+        file: IO[bytes] = open(source, "rb")  # noqa: SIM115, closed below
     elif isinstance(source, (bytes, bytearray)):
         file = io.BytesIO(source)
     elif hasattr(source, "read"):

@@ -86,7 +86,7 @@ class Segmenter:
         shapes, found = [_nearest(p.shape, side) for p in photos], {}
         for shape in set(shapes):
             which = [i for i, s in enumerate(shapes) if s == shape]
-            batch = [Image.fromarray(photos[i]).resize(shape[::-1], Image.BILINEAR) for i in which]
+            batch = [Image.fromarray(photos[i]).resize(shape[::-1], Image.Resampling.BILINEAR) for i in which]
             scores = predict_batch(self.predict, np.stack(batch).astype("float32"), flip=self.flip)
             if scores.shape[-1] != len(self.classes):
                 raise ValueError(_wrong_number("the net", scores.shape[-1], self.classes))

@@ -24,6 +24,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields, replace
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -37,7 +38,7 @@ from .zoo import attention_unet, deeplab, freeze, lite_unet, mobile_unet
 try:
     import fcntl
 except ImportError:  # Windows
-    fcntl = None
+    fcntl = None  # type: ignore[assignment]
 
 # %% ../nbs/workshop/runs.ipynb #c005
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ class Recipe:
     model_args: dict = field(default_factory=dict)  # keyword arguments of that function
     start: str = ""  # net to start from: `best`, `small`, a run folder; `imagenet`: encoder; "": see model_args
     frozen: str = "nothing"  # of a pretrained encoder: or `statistics`, `encoder`; see petseg.zoo.freeze
-    img_size: tuple[int, int] = (160, 160)  # (height, width) the net sees, pixels
+    img_size: tuple[int | None, int | None] = (160, 160)  # (height, width) the net sees, pixels
     classes: Classes = PETS  # what a pixel can be; samples bring their own
     augment: dict | None = None  # arguments of petseg.data.augment; None: photos as they are
     batch_size: int = 32  # photos a step
@@ -107,8 +108,9 @@ class Recipe:
 
 
 _WITH_ENCODER = ("mobile_unet", "lite_unet")
+_MODELS = {f.__name__: f for f in (get_model, unet, attention_unet, deeplab, mobile_unet, lite_unet)}
 _CHOICES = {
-    "model": {f.__name__: f for f in (get_model, unet, attention_unet, deeplab, mobile_unet, lite_unet)},
+    "model": tuple(_MODELS),
     "optimizer": ("adam", "adamw", "sgd"),
     "schedule": ("constant", "cosine", "plateau"),
     "monitor": ("val_loss", "val_mean_iou"),
@@ -170,7 +172,7 @@ def read_recipe(
         n = found.pop("num_classes")
         check_whole(least=2, most=254, num_classes=n)
         two = Classes(PETS.names[:2], background=1)
-        found["classes"] = {3: PETS, 2: two}.get(n) or Classes([f"class {i}" for i in range(n)])
+        found["classes"] = {3: PETS, 2: two}.get(n) or Classes(tuple(f"class {i}" for i in range(n)))
     return Recipe(**found)
 
 
@@ -191,8 +193,14 @@ def get_recipe(
 ) -> Recipe:
     """A recipe by name or from a file. ValueError if there is no such recipe or field."""
     name = str(name)
-    fast = {"batch_size": 4, "epochs": 14, "learning_rate": 3e-3, "schedule": "cosine", "shuffle": True}
-    real = {"batch_size": 16, "loss": "cross_entropy+dice", "optimizer": "adamw", "weight_decay": 0.01, "warmup": 1}
+    fast: dict[str, Any] = {"batch_size": 4, "epochs": 14, "learning_rate": 3e-3, "schedule": "cosine", "shuffle": True}
+    real: dict[str, Any] = {
+        "batch_size": 16,
+        "loss": "cross_entropy+dice",
+        "optimizer": "adamw",
+        "weight_decay": 0.01,
+        "warmup": 1,
+    }
     real |= {"schedule": "cosine", "monitor": "val_mean_iou", "shuffle": True}
     windows = {"zoom": [0.875, 1.25], "turn": 8}
     scratch = real | {"learning_rate": 2e-3, "img_size": (192, 192), "augment": windows | {"size": [160, 160]}}
@@ -232,7 +240,7 @@ def build_model(
     pretrained: bool = True,  # False: random weights, whatever the recipe says; for loading a run's own
 ) -> keras.Model:  # untrained
     """The recipe's model. ValueError as from the model's function, or if the recipe's start is another net."""
-    build, args = _CHOICES["model"][recipe.model], dict(recipe.model_args)
+    build, args = _MODELS[recipe.model], dict(recipe.model_args)
     from_net = recipe.start not in ("", "imagenet")
     if recipe.model in _WITH_ENCODER and (not pretrained or recipe.start):
         args["weights"] = "imagenet" if pretrained and not from_net else None
@@ -417,9 +425,9 @@ def claim_run(
 ):
     """Make sure that the run folder is this run's, and write whose it is. FileExistsError if it is another's."""
     names = {"train": _names(train_samples), "valid": _names(valid_samples)}
-    recipe = recipe_fields(recipe)
+    own = recipe_fields(recipe)
     for name, read, new in [
-        ("recipe.json", lambda path: recipe_fields(get_recipe(path)), recipe),
+        ("recipe.json", lambda path: recipe_fields(get_recipe(path)), own),
         ("samples.json", read_json, names),
     ]:
         path = run_dir / name
@@ -427,7 +435,7 @@ def claim_run(
         stopped = name == "recipe.json" and (run_dir / "backup" / "nan").exists()
         if old != new and not (stopped and not _changes(old, new).keys() & set(_LASTING)):
             raise FileExistsError(f"{path} is of another run; choose another folder, or delete this one")
-    write_json(run_dir / "recipe.json", recipe)
+    write_json(run_dir / "recipe.json", own)
     write_json(run_dir / "samples.json", names)
 
 
@@ -638,7 +646,8 @@ def packed_file(
 def load_pretrained(
     name: str | Path = "best",  # or `small`, for phones and pages; or what `pack_run` wrote, without ending
     *,
-    img_size: tuple[int, int] | None = None,  # (height, width), multiples of 32; (None, None): any; None: as scored
+    img_size: tuple[int | None, int | None]
+    | None = None,  # (height, width), multiples of 32; (None, None): any; None: as scored
 ) -> keras.Model:  # raw RGB, 0..255, (batch, height, width, 3) -> scores, 0..1, (batch, height, width, classes)
     """A ready net, without any download. FileNotFoundError: no such net; ValueError: a damaged file, a wrong size."""
     card, path = model_card(name), packed_file(name, "npz")

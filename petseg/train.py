@@ -286,7 +286,8 @@ def find_rate(
     model = build_model(_any_size(recipe))
     plain = replace(recipe, schedule="constant", warmup=0, ema=0.0, encoder_rate=1.0)
     model.compile(_optimizer(plain, 1), get_loss(recipe.loss, recipe.classes))
-    rates, losses = [], []
+    rates: list[float] = []
+    losses: list[float] = []
     with _in_a_sentence(recipe):
         for i, (images, masks) in enumerate(_feed(train_samples, recipe, True).repeat().take(steps)):
             rates.append(lowest * (highest / lowest) ** (i / max(1, steps - 1)))

@@ -299,7 +299,7 @@ def show_opened(
     image, truth = open_pair(sample.photo, sample.trimap, sample.classes)
     if predict is not None and seen is None:
         prediction = predict_photo(predict, image)
-    elif predict is not None:  # as it was trained: through the book's own loader
+    elif predict is not None and seen is not None:  # as it was trained: through the book's own loader
         with plain_errors():
             images, truths = next(get_batches([sample], 1, seen).as_numpy_iterator())
         image, truth, prediction = images[0], truths[0], resize_scores(predict_batch(predict, images)[0], seen)

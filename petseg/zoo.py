@@ -192,7 +192,7 @@ def _load_encoder(base, path, alpha):
 # %% ../nbs/08_zoo.ipynb #c041
 def _decode(scaled, outputs, width, num_classes):
     """Scores from an encoder's five outputs; `scaled`, what the encoder was given, is a skip too."""
-    *saved, x = [scaled, *outputs]
+    *saved, x = [scaled, *outputs]  # type: ignore[misc]
     for i, filters in enumerate(width):
         full = i == len(width) - 1
         skip = conv_bn(saved.pop(), filters, 3 if full else 1)
