@@ -918,7 +918,8 @@ def _prepare():
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
     Image.MAX_IMAGE_PIXELS = None  # --max-megapixels stands instead
-    warnings.simplefilter("ignore")  # Pillow's remarks on damaged files; what cannot be used is an error
+    warnings.filterwarnings("ignore", module=r"PIL\b")  # its remarks on damaged files; what cannot be used is an error
+    warnings.showwarning = lambda message, *_, **__: print(f"petseg: {message}", file=sys.stderr)
 
 
 def _open_streams():
