@@ -599,9 +599,9 @@ def _print_scores(counts, split, recipe):
         for name in named:
             print(_line(name, found, width), f"{means[name]:11.3f}")
         print(f"{'expected calibration error':{width}}{found.calibration_error:13.3f}")
-        for key in [key for name, key in _groups(some).items() if name == "species"]:
-            for name, group in by_group(some, key).items():
-                print(_line(group.scores.main, group, width, f"  {name}, {group.photos} photos"))
+        species = by_group(some, _groups(some)["species"]) if _groups(some) else {}
+        for name, group in species.items():
+            print(_line(group.scores.main, group, width, f"  {name}, {group.photos} photos"))
         print()
     print("over the set: the pixels of all photos together; per photo: the mean of the photos' scores;")
     print(

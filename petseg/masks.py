@@ -129,7 +129,7 @@ def open_mask(
 def _known(classes):
     """The class's index, or IGNORE, of each code that a mask may hold; a grey level is a colour among colours."""
     indices = [*zip(classes.values, range(len(classes)), strict=True), *((v, IGNORE) for v in classes.ignore)]
-    if any(isinstance(v, tuple) for v, _ in indices):
+    if classes.coloured:
         indices = [(v if isinstance(v, tuple) else (v, v, v), i) for v, i in indices]
     return {_code(v): i for v, i in indices}
 
@@ -148,7 +148,9 @@ def _codes(img, classes, path):
     return pixels.astype("int32")
 
 
-def describe_values(classes):
+def describe_values(
+    classes: Classes,
+) -> str:
     """The values that a mask may hold, in words."""
     values = [f"{v} {n}" for n, v in zip(classes.names, classes.values, strict=True)]
     return f"a mask holds {', '.join(values)}" + "".join(f", {v} ignored" for v in classes.ignore)
@@ -204,9 +206,10 @@ def _count_values(path):
         raise ValueError(f"{path}: JPEG blurs a mask's values, so save masks as PNG")
     pixels = np.asarray(img)
     grey = pixels.ndim == 2 or pixels.shape[2] < 3 or bool((pixels[..., :1] == pixels[..., :3]).all())
-    levels, colours = Classes(("x",)), Classes(("x",), values=((0, 0, 0),))
-    own = _counted(_codes(img, levels, path)) if grey else None
-    return own, _counted(_codes(img, colours, path)) if pixels.itemsize == 1 else {}
+    own = _counted(_codes(img, Classes(("x",)), path)) if grey else None
+    if own is None or img.mode in ("P", "PA"):
+        return own, _counted(_codes(img, Classes(("x",), values=((0, 0, 0),)), path))
+    return own, {_code((v, v, v)): n for v, n in own.items() if v < 256}
 
 
 def _counted(codes):
