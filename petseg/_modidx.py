@@ -330,6 +330,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/petseg', 'doc_host': '', '
                                'petseg.losses._cross_entropy': ('losses.html#_cross_entropy', 'petseg/losses.py'),
                                'petseg.losses.border_cross_entropy': ('losses.html#border_cross_entropy', 'petseg/losses.py'),
                                'petseg.losses.dice': ('losses.html#dice', 'petseg/losses.py'),
+                               'petseg.losses.edge_loss': ('losses.html#edge_loss', 'petseg/losses.py'),
                                'petseg.losses.focal': ('losses.html#focal', 'petseg/losses.py'),
                                'petseg.losses.get_loss': ('losses.html#get_loss', 'petseg/losses.py'),
                                'petseg.losses.tversky': ('losses.html#tversky', 'petseg/losses.py')},
@@ -571,4 +572,5 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/petseg', 'doc_host': '', '
                             'petseg.zoo.lite_unet': ('zoo.html#lite_unet', 'petseg/zoo.py'),
                             'petseg.zoo.mobile_unet': ('zoo.html#mobile_unet', 'petseg/zoo.py'),
                             'petseg.zoo.multiply_adds': ('zoo.html#multiply_adds', 'petseg/zoo.py'),
-                            'petseg.zoo.pyramid': ('zoo.html#pyramid', 'petseg/zoo.py')}}}
+                            'petseg.zoo.pyramid': ('zoo.html#pyramid', 'petseg/zoo.py'),
+                            'petseg.zoo.refiner': ('zoo.html#refiner', 'petseg/zoo.py')}}}

@@ -33,7 +33,7 @@ from .arguments import check_whole
 from .losses import get_loss
 from .masks import PETS, Classes
 from .model import get_model, unet
-from .zoo import attention_unet, deeplab, freeze, lite_unet, mobile_unet
+from .zoo import attention_unet, deeplab, freeze, lite_unet, mobile_unet, refiner
 
 try:
     import fcntl
@@ -45,7 +45,7 @@ except ImportError:  # Windows
 class Recipe:
     """Everything that decides a run; the defaults are Keras's example."""
 
-    model: str = "get_model"  # or `unet`, `attention_unet`, `deeplab`, `mobile_unet`, `lite_unet`
+    model: str = "get_model"  # or `unet`, `attention_unet`, `deeplab`, `mobile_unet`, `lite_unet`, `refiner`
     model_args: dict = field(default_factory=dict)  # keyword arguments of that function
     start: str = ""  # net to start from: `best`, `small`, a run folder; `imagenet`: encoder; "": see model_args
     frozen: str = "nothing"  # of a pretrained encoder: or `statistics`, `encoder`; see petseg.zoo.freeze
@@ -67,6 +67,7 @@ class Recipe:
     precision: str = "float32"  # or `mixed_float16`, `mixed_bfloat16`
     shuffle: bool = False  # a new order of the photos each epoch
     seed: int = 1337  # of the initial weights, the order and the augmentation
+    edges: dict | None = None  # of a refiner: arguments of petseg.refine.Lessons
 
     def __post_init__(self):
         for name, known in _CHOICES.items():
@@ -88,6 +89,9 @@ class Recipe:
             raise TypeError(f"start must be the name of a net or a run folder; found {self.start!r}")
         _check_arguments("model_args", self.model_args)
         _check_arguments("augment", {} if self.augment is None else self.augment)
+        _check_arguments("edges", {} if self.edges is None else self.edges)
+        if (self.model == "refiner") != (self.loss == "edge"):
+            raise ValueError(f"the model refiner and the loss edge go together; found {self.model} and {self.loss}")
         get_loss(self.loss if isinstance(self.loss, str) else repr(self.loss), self.classes)
         asked = self.encoder_rate != 1 or self.frozen != "nothing" or self.start == "imagenet"
         if self.model not in _WITH_ENCODER and asked:
@@ -107,8 +111,8 @@ class Recipe:
         return self.model in _WITH_ENCODER and (own or self.start == "imagenet")
 
 
-_WITH_ENCODER = ("mobile_unet", "lite_unet")
-_MODELS = {f.__name__: f for f in (get_model, unet, attention_unet, deeplab, mobile_unet, lite_unet)}
+_WITH_ENCODER = ("mobile_unet", "lite_unet", "refiner")
+_MODELS = {f.__name__: f for f in (get_model, unet, attention_unet, deeplab, mobile_unet, lite_unet, refiner)}
 _CHOICES = {
     "model": tuple(_MODELS),
     "optimizer": ("adam", "adamw", "sgd"),
@@ -189,7 +193,7 @@ def _plain_json(data):
 
 # %% ../nbs/workshop/runs.ipynb #c007
 def get_recipe(
-    name: str | Path,  # `original`, `drawn`, `scratch`, `best`, `small`, or a JSON file
+    name: str | Path,  # `original`, `drawn`, `scratch`, `best`, `small`, `edges`, or a JSON file
 ) -> Recipe:
     """A recipe by name or from a file. ValueError if there is no such recipe or field."""
     name = str(name)
@@ -206,11 +210,15 @@ def get_recipe(
     scratch = real | {"learning_rate": 2e-3, "img_size": (192, 192), "augment": windows | {"size": [160, 160]}}
     best = real | {"learning_rate": 1e-3, "img_size": (256, 256), "augment": windows | {"size": [224, 224]}}
     best |= {"frozen": "statistics", "encoder_rate": 0.2, "epochs": 40}
+    edges = {"model": "refiner", "frozen": "statistics", "img_size": (256, 256), "batch_size": 8, "epochs": 60, "loss": "edge"}
+    edges |= {"optimizer": "adamw", "learning_rate": 2e-3, "weight_decay": 1e-4, "warmup": 1, "schedule": "cosine"}
+    edges |= {"ema": 0.98, "shuffle": True, "edges": {"net": "small"}}
     named = {
         "original": Recipe(),
         "drawn": Recipe("unet", {"width": 8, "depth": 4}, img_size=(128, 128), **fast),
         "scratch": Recipe("unet", {"width": 16}, **scratch),
         "best": Recipe("lite_unet", {"variant": 2}, **best),
+        "edges": Recipe(**edges),
         "small": Recipe("lite_unet", {"short": True, "width": [64, 48, 32, 24, 16]}, **best | {"epochs": 30}),
     }
     if name in named:
@@ -241,13 +249,14 @@ def build_model(
 ) -> keras.Model:  # untrained
     """The recipe's model. ValueError as from the model's function, or if the recipe's start is another net."""
     build, args = _MODELS[recipe.model], dict(recipe.model_args)
+    counts = () if recipe.model == "refiner" else (recipe.num_classes,)
     from_net = recipe.start not in ("", "imagenet")
     if recipe.model in _WITH_ENCODER and (not pretrained or recipe.start):
         args["weights"] = "imagenet" if pretrained and not from_net else None
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy(recipe.precision)
     try:
-        model = build(recipe.img_size, recipe.num_classes, **args)
+        model = build(recipe.img_size, *counts, **args)
     finally:
         keras.config.set_dtype_policy(before)
     if pretrained and from_net:
@@ -462,7 +471,7 @@ def lock_run(
 
 def _names(data):
     """What `samples.json` says of a part: the samples' names, or of arrays their number."""
-    return f"{len(data[0])} arrays" if isinstance(data, tuple) else [s.name for s in data]
+    return f"{len(data[0])} arrays" if isinstance(data, tuple) else [s.name for s in getattr(data, "samples", data)]
 
 # %% ../nbs/workshop/runs.ipynb #c034
 def resume_run(

@@ -137,7 +137,7 @@ def _any_size(recipe):
 
 
 def _count(data):
-    """The number of samples. ValueError if there are not as many images as masks."""
+    """The number of samples, or of what a function of the epoch gives. ValueError if there are not as many images as masks."""
     counts = [len(part) for part in data] if isinstance(data, tuple) else [len(data)]
     if len(set(counts)) > 1:
         raise ValueError(f"there must be as many images as masks; found {' and '.join(map(str, counts))}")
@@ -146,7 +146,7 @@ def _count(data):
 # %% ../nbs/03_train.ipynb #c030b
 def _with_classes(recipe, *parts):
     """The recipe with the classes of the samples, if there are any. ValueError if they are of different ones."""
-    found = list(dict.fromkeys(s.classes for part in parts if not isinstance(part, tuple) for s in part))
+    found = list(dict.fromkeys(s.classes for part in parts if isinstance(part, list) for s in part))
     if len(found) > 1:
         several = " and ".join(describe_values(classes) for classes in found[:2])
         raise ValueError(f"the samples are of different classes: {several}; train on one data set")
@@ -155,6 +155,8 @@ def _with_classes(recipe, *parts):
 
 def _check_masks(data, classes):
     """ValueError if a mask holds a value of no class. OSError if one cannot be read."""
+    if callable(data):
+        return
     if isinstance(data, tuple):
         counts = zip(*np.unique(data[1], return_counts=True), strict=True)
         strange = [f"{v} ({n} pixels)" for v, n in counts if v not in {*range(len(classes)), IGNORE}]
@@ -169,7 +171,9 @@ def _check_masks(data, classes):
 
 # %% ../nbs/03_train.ipynb #c032
 def _metrics(recipe):
-    """Pixel accuracy and mean IoU over all pixels of an epoch."""
+    """Pixel accuracy and mean IoU over all pixels of an epoch; none of a net that finds no classes."""
+    if recipe.model == "refiner":
+        return []
     iou = keras.metrics.MeanIoU(recipe.num_classes, ignore_class=IGNORE, sparse_y_pred=False, name="mean_iou")
     return [_PixelAccuracy(name="pixel_accuracy"), iou]
 
@@ -181,24 +185,31 @@ class _PixelAccuracy(keras.metrics.SparseCategoricalAccuracy):
         return super().update_state(y_true, y_pred, keras.ops.cast(keras.ops.not_equal(y_true, IGNORE), "float32"))
 
 
-def _fit(model, recipe, batches, valid_samples, run_dir, state, verbose, tensorboard):
+def _fit(model, recipe, data, valid_samples, run_dir, state, verbose, tensorboard):
     """Keras's `fit` from the state on, recorded. FloatingPointError at a loss that is no number."""
     valid = _feed(valid_samples, recipe, False) if _count(valid_samples) else None
     loss = get_loss(recipe.loss, recipe.classes)
     rest = replace(recipe, epochs=recipe.epochs - state["since"])
-    model.compile(_optimizer(rest, len(batches), model), loss, metrics=_metrics(recipe))
+    model.compile(_optimizer(rest, math.ceil(_count(data) / recipe.batch_size), model), loss, metrics=_metrics(recipe))
     restore(model, state, run_dir)
     callbacks = [_Record(run_dir, recipe, state)]
     callbacks += [keras.callbacks.SwapEMAWeights()] if recipe.ema else []
     callbacks += [keras.callbacks.TensorBoard(str(run_dir / "logs"))] if tensorboard else []
-    how = {"epochs": recipe.epochs, "initial_epoch": len(state["history"].get("epoch", []))}
+    how = {"validation_data": valid, "callbacks": callbacks, "shuffle": False, "verbose": verbose}
+    begun = len(state["history"].get("epoch", []))
+    spans = [(n, n + 1) for n in range(begun, recipe.epochs)] if callable(data) else [(begun, recipe.epochs)]
     with _in_a_sentence(recipe):
-        model.fit(batches, validation_data=valid, **how, callbacks=callbacks, shuffle=False, verbose=verbose)
+        for first, last in spans:
+            batches = _feed(data(first) if callable(data) else data, recipe, True)
+            model.fit(batches, initial_epoch=first, epochs=last, **how)
+            if model.stop_training:
+                break
+
 
 # %% ../nbs/03_train.ipynb #c036
 def train(
     recipe: Recipe,
-    train_samples: list | tuple,  # a list of samples, or a tuple of arrays: images (N, H, W, 3), masks (N, H, W, 1)
+    train_samples,  # a list of samples, a tuple of arrays: images (N, H, W, 3), masks (N, H, W, 1), or a function with a length N that gives such arrays for an epoch
     valid_samples: list | tuple,  # the same, to choose the best epoch by; []: the last epoch's weights are kept
     run_dir: str | Path,  # new, or of the same run: then it goes on
     *,
@@ -210,7 +221,8 @@ def train(
     if not _count(train_samples) or None in recipe.img_size:
         raise ValueError(f"nothing to train on: {_count(train_samples)} samples of the size {recipe.img_size}")
     recipe, begun = _with_classes(recipe, train_samples, valid_samples), has_begun(run_dir)
-    batches = _feed(train_samples, recipe, True)  # a wrong recipe is refused before it claims the folder
+    if not callable(train_samples):
+        _feed(train_samples, recipe, True)  # a wrong recipe is refused before it claims the folder
     for data in () if begun else (train_samples, valid_samples):
         _check_masks(data, recipe.classes)
     keras.utils.set_random_seed(recipe.seed)
@@ -221,18 +233,18 @@ def train(
     with lock_run(run_dir):
         claim_run(run_dir, recipe, train_samples, valid_samples)
         state = resume_run(run_dir, recipe)
-        _fit_or_explain(model, recipe, batches, valid_samples, run_dir, state, verbose, tensorboard)
+        _fit_or_explain(model, recipe, train_samples, valid_samples, run_dir, state, verbose, tensorboard)
         best, history = load_run(run_dir), read_history(run_dir)
         end_run(run_dir)
     return best, history
 
 
-def _fit_or_explain(model, recipe, batches, valid_samples, run_dir, state, verbose, tensorboard):
+def _fit_or_explain(model, recipe, train_samples, valid_samples, run_dir, state, verbose, tensorboard):
     """Fit, unless that is done; of a loss that is no number, say what to do."""
     what = "loss"
     try:
         if not is_finished(state["history"], recipe):
-            _fit(model, recipe, batches, valid_samples, run_dir, state, verbose, tensorboard)
+            _fit(model, recipe, data, valid_samples, run_dir, state, verbose, tensorboard)
         if not _count(valid_samples) or best_epoch(state["history"], recipe.monitor)[0]:
             return
         what = "validation loss"

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['multiply_adds', 'attention_gate', 'attention_unet', 'conv_bn', 'pyramid', 'deeplab', 'mobile_unet', 'lite_unet',
-           'freeze']
+           'freeze', 'refiner']
 
 # %% ../nbs/08_zoo.ipynb #c002
 import io
@@ -157,8 +157,8 @@ def deeplab(
     return keras.Model(photo, scores, name="deeplab")
 
 # %% ../nbs/08_zoo.ipynb #c037
-def _encoder(img_size, alpha, weights):
-    """MobileNetV2 without its classifier; five outputs, from 1/2 to 1/32 of the size. For `weights` see mobile_unet."""
+def _encoder(img_size, alpha, weights, last="out_relu"):
+    """MobileNetV2 without its classifier; five outputs, 1/2 to 1/32 of the size, the last one's layer by name. For `weights` see mobile_unet."""
     if isinstance(alpha, bool) or not isinstance(alpha, Real) or not 0 < alpha <= 4:
         raise ValueError(f"alpha must be a number above 0, such as 1.0, and 4 at most; found {alpha!r}")
     net = keras.applications.MobileNetV2
@@ -173,7 +173,7 @@ def _encoder(img_size, alpha, weights):
     elif weights is not None:
         path = stored if weights == "imagenet" else Path(weights)
         _load_encoder(base, path / name if path.is_dir() else path, alpha)
-    taps = [f"block_{n}_expand_relu" for n in (1, 3, 6, 13)] + ["out_relu"]
+    taps = [f"block_{n}_expand_relu" for n in (1, 3, 6, 13)] + [last]
     return keras.Model(base.input, [base.get_layer(name).output for name in taps], name="encoder")
 
 # %% ../nbs/08_zoo.ipynb #c039
@@ -408,10 +408,46 @@ def freeze(
     if what not in ("nothing", "statistics", "encoder"):
         raise ValueError(f"freeze what? Take 'nothing', 'statistics' or 'encoder'; found {what!r}")
     if "encoder" not in [layer.name for layer in model.layers]:
-        raise ValueError(f"{model.name} has no layer 'encoder' to freeze; mobile_unet and lite_unet have one")
+        raise ValueError(f"{model.name} has no layer 'encoder' to freeze; mobile_unet, lite_unet and refiner have one")
     encoder = model.get_layer("encoder")
     encoder.trainable = what != "encoder"
     for layer in encoder.layers:
         if what == "statistics" and isinstance(layer, layers.BatchNormalization):
             layer.trainable = False
     return model
+
+# %% ../nbs/08_zoo.ipynb #edge02
+def refiner(
+    img_size,  # (height, width) of a photo in pixels, multiples of 32; (None, None): any that fit
+    *,
+    weights="imagenet",  # as for `mobile_unet`
+    alpha=0.35,  # the encoder's channels, as a share of MobileNetV2's
+    width=(96, 64, 48, 32, 16),  # channels of the five decoder stages, coarse to fine
+    depth=(2, 2, 2, 3, 2),  # separable convolutions of each stage, 1 or more
+):  # keras.Model: raw RGB and probabilities of object and border, all 0..255, (batch, height, width, 5) -> alpha, 0..1, (batch, height, width, 1)
+    """U-Net that finds the edge of what another net has found; ValueError, FileNotFoundError for wrong values."""
+    check_counts_list("width", width, 5)
+    check_counts_list("depth", depth, 5)
+    check_net(img_size, 2, depth=5)
+    photo = keras.Input((*img_size, 5), name="photo")
+    rgb = layers.Rescaling(1 / 127.5, offset=-1, name="entry")(photo[..., :3])
+    told = layers.Rescaling(1 / 255)(photo[..., 3:])
+    found = [told]
+    for _ in width:
+        found.append(layers.AveragePooling2D(2)(found[-1]))
+    *saved, x = [rgb, *_encoder(img_size, alpha, weights, last="block_16_project_BN")(rgb)]
+    x = layers.Concatenate()([x, found.pop()])
+    for i, filters in enumerate(width):
+        full = i == len(width) - 1
+        x = layers.UpSampling2D(2, interpolation="bilinear")(conv_bn(x, filters))
+        skip = layers.Concatenate()([saved.pop(), found.pop()])
+        x = layers.Add()([x, conv_bn(skip, filters, 3 if full else 1)])
+        for j in range(depth[i]):
+            name = stage_name("up", width, i) if j == depth[i] - 1 else None
+            more = conv_bn(x, filters, 3, separable=True, name=name if full else None)
+            x = more if full else layers.Add(name=name)([x, more])
+    start = layers.Conv2D(1, 1, name="start")
+    logits = layers.Add()([layers.Conv2D(1, 3, padding="same")(x), start(told)])
+    net = keras.Model(photo, layers.Activation("sigmoid", dtype="float32", name="output")(logits), name="refiner")
+    start.set_weights([np.array([12.0, 6.0]).reshape(1, 1, 2, 1), np.array([-6.0])])
+    return net
