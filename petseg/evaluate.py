@@ -393,9 +393,9 @@ def alpha_scores(
     near = np.zeros_like(known)
     if inside.any() and not inside.all():
         near = ndimage.distance_transform_edt(inside) + ndimage.distance_transform_edt(~inside) <= reach
-    found = [a[known] for a in (error, error**2, (steep[1] - steep[0]) ** 2)] + [error[near & known]]
+    mean, squared, gradient = (float(_mean(a[known])) for a in (error, error**2, (steep[1] - steep[0]) ** 2))
     iou = _ratio((inside & said & known).sum(), ((inside | said) & known).sum())
-    return AlphaScores(*(float(_mean(a)) for a in found), iou=float(iou))
+    return AlphaScores(mean, squared, gradient, float(_mean(error[near & known])), float(iou))
 
 # %% ../nbs/05_evaluate.ipynb #alpha15
 def summarize_alpha(
