@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['confusion_matrix', 'Scores', 'scores', 'boundary', 'boundary_counts', 'calibration_counts', 'calibration_error',
-           'Counts', 'count_pixels', 'evaluate', 'per_photo', 'bootstrap', 'Summary', 'summarize', 'by_group', 'worst']
+           'Counts', 'count_pixels', 'evaluate', 'per_photo', 'bootstrap', 'Summary', 'summarize', 'by_group', 'worst',
+           'AlphaScores', 'alpha_scores', 'summarize_alpha']
 
 # %% ../nbs/05_evaluate.ipynb #c003
 from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from dataclasses import astuple, dataclass, fields, replace
 
 import numpy as np
 from scipy import ndimage
@@ -280,13 +281,17 @@ def bootstrap(
     seed: int = 0,  # same seed, same draws
 ) -> Scores:  # of arrays (2,): low and high; or (2, C); NaN for one photo, which says nothing of others
     """95 % intervals of the scores over the set (Efron 1979): photos drawn again, with replacement."""
-    check_whole(least=1, repeats=repeats)
-    check_whole(seed=seed)
     matrices, classes, boundaries = _totals(counts)
-    n = len(counts)
-    times = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), repeats)  # how often each photo is drawn
+    n, times = len(counts), _draws(len(counts), repeats, seed)
     drawn = scores(np.tensordot(times, matrices, axes=1), classes, np.tensordot(times, boundaries, axes=1))
     return _each(drawn, lambda x: np.apply_along_axis(_middle, 0, x if n > 1 else np.full_like(x, np.nan)))
+
+
+def _draws(n, repeats, seed):
+    """How often each of n photos is drawn when n are, with replacement: (repeats, n). ValueError for such numbers."""
+    check_whole(least=1, repeats=repeats)
+    check_whole(seed=seed)
+    return np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), repeats)
 
 
 def _middle(values):
@@ -355,3 +360,56 @@ def worst(
         raise ValueError(f"no score {score!r}; there are: {', '.join(values)}")
     order = [i for i in np.argsort(values[score], kind="stable") if np.isfinite(values[score][i])]
     return [(counts[i].sample, float(values[score][i])) for i in order[:n]]
+
+# %% ../nbs/05_evaluate.ipynb #alpha06
+@dataclass(frozen=True)
+class AlphaScores:
+    """How far an alpha is off, in parts of 1; NaN where there is nothing to count."""
+
+    mean_error: float  # the mean absolute error
+    squared_error: float  # the mean squared error
+    gradient_error: float  # the mean, not the sum, of squared differences of the gradients' lengths (Rhemann 2009)
+    edge_error: float  # the mean absolute error near the true edge
+    iou: float  # of what is above one half
+
+
+def alpha_scores(
+    truth: np.ndarray,  # (H, W) uint8, 255 object
+    alpha: np.ndarray,  # (H, W) uint8, 255 object
+    *,
+    known: np.ndarray | None = None,  # (H, W) bool: the pixels that count; None: all
+    reach: int = 5,  # pixels on either side of the true edge, where truth crosses one half; the frame is none
+) -> AlphaScores:
+    """Score one alpha; what it is where the truth is not known changes nothing. ValueError for other sizes or types."""
+    check_whole(least=1, reach=reach)
+    truth, alpha = np.asarray(truth), np.asarray(alpha)
+    known = np.ones(truth.shape, bool) if known is None else np.asarray(known)
+    for name, a, kind in [("truth", truth, "uint8"), ("alpha", alpha, "uint8"), ("known", known, "bool")]:
+        if a.ndim != 2 or not a.size or a.shape != truth.shape or a.dtype != kind:
+            raise ValueError(f"{name} must be (H, W) {kind}, of the truth's size; found {a.dtype} {a.shape}")
+    alpha = np.where(known, alpha, truth)
+    steep = [ndimage.gaussian_gradient_magnitude(a / 255, 1.4, mode="nearest") for a in (truth, alpha)]
+    error, inside, said = np.abs(alpha / 255 - truth / 255), truth > 127, alpha > 127
+    near = np.zeros_like(known)
+    if inside.any() and not inside.all():
+        near = ndimage.distance_transform_edt(inside) + ndimage.distance_transform_edt(~inside) <= reach
+    mean, squared, gradient = (float(_mean(a[known])) for a in (error, error**2, (steep[1] - steep[0]) ** 2))
+    iou = _ratio((inside & said & known).sum(), ((inside | said) & known).sum())
+    return AlphaScores(mean, squared, gradient, float(_mean(error[near & known])), float(iou))
+
+# %% ../nbs/05_evaluate.ipynb #alpha15
+def summarize_alpha(
+    found: list[AlphaScores],  # of each photo, 1 or more
+    *,
+    repeats: int = 1000,  # draws
+    seed: int = 0,  # same seed, same draws
+) -> dict[str, tuple[float, float, float]]:  # by field: mean, and low and high, which are NaN of fewer than two photos
+    """Means over photos with 95 % intervals (as `bootstrap`), NaN left out. ValueError if there is no photo."""
+    if not found:
+        raise ValueError("no photos to score")
+    values = np.array([astuple(f) for f in found])  # (N, fields)
+    there, times = np.isfinite(values), _draws(len(found), repeats, seed)
+    means = _ratio(times @ np.where(there, values, 0), times @ there)
+    low, high = np.apply_along_axis(_middle, 0, np.where(there.sum(0) > 1, means, np.nan))
+    rows = np.stack([_mean(values, 0), low, high], axis=1).tolist()
+    return {f.name: tuple(row) for f, row in zip(fields(AlphaScores), rows, strict=True)}
