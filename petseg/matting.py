@@ -4,21 +4,23 @@
 
 # %% auto #0
 __all__ = ['NoPetError', 'KINDS', 'NothingFoundError', 'to_object', 'object_name', 'Place', 'find_object', 'clean', 'to_trimap',
-           'solve_alpha', 'estimate_alpha', 'estimate_foreground', 'plain_alpha', 'Found', 'see', 'render', 'cutout',
-           'put_on', 'blurred']
+           'solve_alpha', 'without_specks', 'as_told', 'Refiner', 'estimate_foreground', 'plain_alpha', 'Found', 'see',
+           'render', 'cutout', 'put_on', 'blurred']
 
 # %% ../nbs/11_matting.ipynb #n003
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageColor, ImageOps
+from scipy import ndimage
 
 from .masks import Classes, class_colors, overlay, resize_scores, with_legend
 from .photos import open_photo
-from .predict import Segmenter
+from .predict import Segmenter, compiled
 
 # %% ../nbs/11_matting.ipynb #n005
 class NothingFoundError(ValueError):
@@ -133,61 +135,118 @@ def solve_alpha(
         alpha[free] = splu(rows[:, free].tocsc()).solve(-(rows[:, fixed] @ alpha[fixed]))
     return alpha.clip(0, 1).reshape(trimap.shape)[:high, :wide]
 
-# %% ../nbs/11_matting.ipynb #n020
-def _fit_lines(photo, alpha):
-    """For each pixel the (a, b) of alpha = a . colour + b in the windows around it: (H, W, 4) float32."""
-    from scipy.ndimage import uniform_filter
-
-    def mean(x):
-        return uniform_filter(x, (3, 3) + (0,) * (x.ndim - 2), mode="nearest")
-
-    colour = photo / 255
-    middle, share = mean(colour), mean(alpha)
-    spread = mean(colour[..., :, None] * colour[..., None, :]) - middle[..., :, None] * middle[..., None, :]
-    together = mean(colour * alpha[..., None]) - middle * share[..., None]
-    a = np.linalg.solve(spread + 1e-4 * np.eye(3), together[..., None])[..., 0]
-    b = share - (a * middle).sum(-1)
-    return np.concatenate([mean(a), mean(b)[..., None]], axis=-1).astype("float32")
-
-
-def _enlarge(photo, small, alpha):
-    """The alpha of a small copy at the photo's size, (H, W) uint8, strip by strip to spare memory."""
-    (high, wide), (h, w) = photo.shape[:2], alpha.shape
-    planes = [np.ascontiguousarray(p) for p in np.moveaxis(_fit_lines(small, alpha), -1, 0)] + [alpha.astype("float32")]
-    planes, whole = [Image.fromarray(p) for p in planes], np.empty((high, wide), "uint8")
-    for top in range(0, high, 256):
-        part = photo[top : top + 256]
-        box = (0, top * h / high, w, (top + len(part)) * h / high)
-        *a, b, plain = (np.asarray(p.resize((wide, len(part)), Image.Resampling.BILINEAR, box=box)) for p in planes)
-        sharp = b + sum(a[c] * (part[..., c] / np.float32(255)) for c in range(3))
-        sharp = np.where((plain < 0.001) | (plain > 0.999), plain, sharp)  # what was sure remains so
-        whole[top : top + 256] = np.rint(255 * sharp.clip(0, 1))
-    return whole
-
-# %% ../nbs/11_matting.ipynb #n022
-def estimate_alpha(
-    photo: np.ndarray,  # (H, W, 3) uint8
-    scores: np.ndarray,  # (h, w, 2 or 3) probabilities of object, rest, border, of any size
+# %% ../nbs/11_matting.ipynb #ref01
+def without_specks(
+    alpha: np.ndarray,  # (H, W) float32, 0..1
     *,
-    unknown: int = 60_000,  # pixels to solve for at most; more are sharper and slower
-) -> np.ndarray:  # (H, W) uint8, 255 object
-    """How much of each pixel is object, solved inside the predicted border."""
-    (high, wide), (h, w) = photo.shape[:2], scores.shape[:2]
-    rows, columns = (np.flatnonzero(to_trimap(scores).any(axis)) for axis in (1, 0))
-    alpha = np.zeros((high, wide), "uint8")
-    if not len(rows):
+    keep: float = 0.1,  # parts of this share of the largest one's area, or more
+) -> np.ndarray:  # the same, 0 where parts were removed
+    """Alpha without the small parts that hang together with nothing."""
+    solid, count = ndimage.label(alpha > 0.5, np.ones((3, 3)))
+    if count == 0:
         return alpha
-    top, bottom = max(0, rows[0] - 2), min(h, rows[-1] + 3)  # with a margin of sure background
-    left, right = max(0, columns[0] - 2), min(w, columns[-1] + 3)
-    y0, y1, x0, x1 = top * high // h, -(-bottom * high // h), left * wide // w, -(-right * wide // w)
-    piece, some = photo[y0:y1, x0:x1], scores[top:bottom, left:right]
-    band = max((to_trimap(some) == 128).mean(), 0.1)  # at least a tenth: it bounds the small copy as well
-    shrink = min(1, (unknown / band / piece[..., 0].size) ** 0.5)
-    size = tuple(max(1, round(n * shrink)) for n in piece.shape[:2])
-    small = np.asarray(Image.fromarray(piece).resize(size[::-1], Image.Resampling.BOX))
-    solved = solve_alpha(small, to_trimap(resize_scores(some, size)))
-    alpha[y0:y1, x0:x1] = np.rint(solved * 255) if shrink == 1 else _enlarge(piece, small, solved)
-    return alpha
+    areas = np.bincount(solid.ravel())
+    areas[0] = 0
+    large = areas >= keep * areas.max()
+    kept = large[solid] & (solid > 0)
+    specks = ndimage.binary_dilation((solid > 0) & ~kept, np.ones((5, 5))) & ~ndimage.binary_dilation(kept)
+    faint, _ = ndimage.label((alpha > 0.02) & ~specks, np.ones((3, 3)))
+    touched = np.bincount(faint[kept], minlength=faint.max() + 1) > 0
+    touched[0] = False
+    return np.where(touched[faint], alpha, np.float32(0))
+
+# %% ../nbs/11_matting.ipynb #ref02
+def as_told(
+    alpha: np.ndarray,  # (h, w) float, 0..1
+) -> np.ndarray:  # (h, w, 2): probabilities of object and border
+    """An alpha as the answer of a net that knows a border."""
+    border = 2 * np.minimum(alpha, 1 - alpha)
+    return np.stack([alpha - border / 2, border], -1)
+
+
+def _resize(a, size, how=Image.Resampling.BILINEAR):
+    """A photo, or numbers (h, w) float32, at another size."""
+    return a if a.shape[:2] == size else np.asarray(Image.fromarray(a).resize(size[::-1], how))
+
+
+class Refiner:
+    """The edge of what a net has found, at the photo's own size. Build it once; threads may share it."""
+
+    def __init__(
+        self,
+        net="edges",  # that of the package, a run folder, a packed net, a Keras model such as `refiner` builds for any size, or a function: (B, h, w, 5), 0..255 -> (B, h, w, 1), 0..1
+        *,
+        side: int = 512,  # longest side, pixels, at which a photo is seen as a whole
+        tile: int = 256,  # pixels a side, a multiple of 32, of the tiles along the edge of a larger one
+        most: int = 32,  # tiles; where the edge needs more, they are of a smaller copy
+    ):
+        """Errors as of `load_net`; ValueError for a net that finds no edges."""
+        self.side, self.tile, self.most = side, tile, most
+        if isinstance(net, (str, Path)):
+            from petseg.runs import load_net
+
+            name, (net, *_) = net, load_net(net)
+            if net.input_shape[-1] != 5:
+                raise ValueError(f"{name} finds classes, not edges; take edges, or a run of the recipe edges")
+        self.predict = compiled(net) if hasattr(net, "predict_on_batch") else net
+
+    def __call__(
+        self,
+        photo: np.ndarray,  # (H, W, 3) uint8
+        scores: np.ndarray,  # (h, w, 2 or 3) probabilities of object, rest, border, of any size
+    ) -> np.ndarray:  # (H, W) uint8, 255 object
+        """How much of each pixel is object."""
+        size = photo.shape[:2]
+        shrink = min(1, self.side / max(size))
+        small = tuple(max(1, round(n * shrink)) for n in size)
+        told = np.dstack([scores[..., 0], scores[..., 2] if scores.shape[-1] > 2 else 0 * scores[..., 0]])
+        alpha = self._see(_resize(photo, small, Image.Resampling.BOX), resize_scores(told, small))
+        alpha = without_specks(alpha)
+        if small != size:
+            alpha = _resize(without_specks(self._along_the_edge(photo, alpha)), size, Image.Resampling.BICUBIC)
+        return np.rint(255 * alpha.clip(0, 1)).astype("uint8")
+
+    def _see(self, photo, told):
+        """What the net says of a photo, (h, w) float32; photos end with a multiple of 32."""
+        (h, w), more = told.shape[:2], [(0, -n % 32) for n in told.shape[:2]]
+        seen = np.concatenate([photo, 255 * told], -1, dtype="float32")
+        return np.asarray(self.predict(np.pad(seen, [*more, (0, 0)], "edge")[None]))[0, :h, :w, 0]
+
+    def _along_the_edge(self, photo, alpha):
+        """Alpha of a small copy, refined tile by tile at the photo's size, or as near to it as the tiles reach."""
+        band = ndimage.binary_dilation((alpha > 0.02) & (alpha < 0.98), iterations=2)
+        size, boxes = photo.shape[:2], self._tiles(band, photo.shape[:2])
+        while len(boxes) > self.most:
+            size = tuple(round(0.9 * n) for n in size)
+            boxes = self._tiles(band, size)
+        photo, alpha = (
+            _resize(photo, size, Image.Resampling.BOX),
+            _resize(alpha, size, Image.Resampling.BICUBIC).clip(0, 1),
+        )
+        total, weight = np.zeros((2, *size), "float32")
+        ramp = np.minimum(1, (0.5 + np.minimum(np.arange(self.tile), np.arange(self.tile)[::-1])) / (self.tile / 8))
+        for here in boxes:
+            found = self._see(photo[here], as_told(alpha[here]))
+            share = np.outer(ramp, ramp)[: found.shape[0], : found.shape[1]]
+            total[here] += share * found
+            weight[here] += share
+        near = _resize(band.astype("float32"), size) * (weight > 0)
+        return alpha + near * (total / np.maximum(weight, 1e-6) - alpha)
+
+    def _tiles(self, band, size):
+        """Where, at this size, the tiles are that show some of the band; they overlap by an eighth to either side."""
+        starts = [range(0, max(1, n - self.tile // 4), self.tile * 3 // 4) for n in size]
+        found = {}
+        for y in starts[0]:
+            for x in starts[1]:
+                y0, x0 = min(y, max(0, size[0] - self.tile)), min(x, max(0, size[1] - self.tile))
+                (a, b), (c, d) = (
+                    (int(v * n / m), -int(-(v + self.tile) * n // m))
+                    for v, n, m in zip((y0, x0), band.shape, size, strict=True)
+                )
+                if band[a:b, c:d].any():
+                    found[y0, x0] = np.s_[y0 : y0 + self.tile, x0 : x0 + self.tile]
+        return list(found.values())
 
 # %% ../nbs/11_matting.ipynb #n025
 _LOCK = threading.Lock()  # the threads that numba starts do not bear to be started by two threads at once
@@ -237,7 +296,7 @@ class Found:
     scores: np.ndarray  # (h, w, C) probabilities, of any size
     classes: Classes
     name: str | None = None  # the class to cut out; None: all that is neither background nor border
-    matting: bool = True  # False: a plain edge, faster
+    matting: bool | Callable = True  # by the net `edges`; False: a plain edge; or another `Refiner`
 
     @cached_property
     def object(self) -> np.ndarray:
@@ -265,9 +324,10 @@ class Found:
     def alpha(self) -> np.ndarray:
         """(H, W) uint8: how much of each pixel is object. Errors as of `place`."""
         self.place  # noqa: B018, there must be one
-        if self.matting:
-            return estimate_alpha(self.photo, self.object)
-        return plain_alpha(self.object, self.photo.shape[:2])
+        if not self.matting:
+            return plain_alpha(self.object, self.photo.shape[:2])
+        refine = _refiner() if self.matting is True else self.matting
+        return refine(self.photo, self.object)
 
     @cached_property
     def cutout(self) -> Image.Image:
@@ -280,7 +340,7 @@ def see(
     segmenter: Segmenter,
     *,
     name: str | None = None,  # the class to cut out; None: all that is neither background nor border
-    matting: bool = True,  # False: a plain edge, faster
+    matting: bool | Callable = True,  # by the net `edges`; False: a plain edge; or another `Refiner`
 ) -> Found:
     """Open a photo and predict it. Errors as of `Segmenter.open`; ValueError if no class has this name."""
     if name is not None:
@@ -322,7 +382,7 @@ def cutout(
     segmenter: Segmenter | None = None,  # None: one with the net `best`, kept for the next call
     *,
     name: str | None = None,  # as for `see`
-    matting: bool = True,  # False: a plain edge, faster
+    matting: bool | Callable = True,  # as for `see`
 ) -> Image.Image:  # RGBA, of the photo's size
     """The object on a transparent background, with fur and without a halo. Errors as of `see` and `Found.place`."""
     return see(photo, segmenter or _segmenter(), name=name, matting=matting).cutout
@@ -331,6 +391,11 @@ def cutout(
 @cache
 def _segmenter():
     return Segmenter()
+
+
+@cache
+def _refiner():
+    return Refiner()
 
 # %% ../nbs/11_matting.ipynb #n031
 def put_on(

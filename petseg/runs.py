@@ -210,7 +210,14 @@ def get_recipe(
     scratch = real | {"learning_rate": 2e-3, "img_size": (192, 192), "augment": windows | {"size": [160, 160]}}
     best = real | {"learning_rate": 1e-3, "img_size": (256, 256), "augment": windows | {"size": [224, 224]}}
     best |= {"frozen": "statistics", "encoder_rate": 0.2, "epochs": 40}
-    edges = {"model": "refiner", "frozen": "statistics", "img_size": (256, 256), "batch_size": 8, "epochs": 60, "loss": "edge"}
+    edges = {
+        "model": "refiner",
+        "frozen": "statistics",
+        "img_size": (256, 256),
+        "batch_size": 8,
+        "epochs": 60,
+        "loss": "edge",
+    }
     edges |= {"optimizer": "adamw", "learning_rate": 2e-3, "weight_decay": 1e-4, "warmup": 1, "schedule": "cosine"}
     edges |= {"ema": 0.98, "shuffle": True, "edges": {"net": "small"}}
     named = {

@@ -155,8 +155,6 @@ def _with_classes(recipe, *parts):
 
 def _check_masks(data, classes):
     """ValueError if a mask holds a value of no class. OSError if one cannot be read."""
-    if callable(data):
-        return
     if isinstance(data, tuple):
         counts = zip(*np.unique(data[1], return_counts=True), strict=True)
         strange = [f"{v} ({n} pixels)" for v, n in counts if v not in {*range(len(classes)), IGNORE}]
@@ -205,7 +203,6 @@ def _fit(model, recipe, data, valid_samples, run_dir, state, verbose, tensorboar
             if model.stop_training:
                 break
 
-
 # %% ../nbs/03_train.ipynb #c036
 def train(
     recipe: Recipe,
@@ -223,7 +220,7 @@ def train(
     recipe, begun = _with_classes(recipe, train_samples, valid_samples), has_begun(run_dir)
     if not callable(train_samples):
         _feed(train_samples, recipe, True)  # a wrong recipe is refused before it claims the folder
-    for data in () if begun else (train_samples, valid_samples):
+    for data in () if begun or callable(train_samples) else (train_samples, valid_samples):
         _check_masks(data, recipe.classes)
     keras.utils.set_random_seed(recipe.seed)
     model = build_model(_any_size(recipe), pretrained=not begun)
@@ -239,7 +236,7 @@ def train(
     return best, history
 
 
-def _fit_or_explain(model, recipe, train_samples, valid_samples, run_dir, state, verbose, tensorboard):
+def _fit_or_explain(model, recipe, data, valid_samples, run_dir, state, verbose, tensorboard):
     """Fit, unless that is done; of a loss that is no number, say what to do."""
     what = "loss"
     try:

@@ -105,13 +105,14 @@ def conv_bn(
     *,
     rate=1,  # distance of the kernel's taps in pixels; 1: side by side
     separable=False,  # a kernel for each channel, then a 1x1 convolution
+    momentum=0.9,  # of the averages that stand for the statistics of a batch: over tens of batches; .99: hundreds
     name=None,  # name of the last layer; None: Keras picks one
 ):  # feature maps, (batch, height, width, filters)
-    """Convolution, batch normalisation with averages over tens of batches, ReLU."""
+    """Convolution, batch normalisation, ReLU."""
     check_counts(filters=filters, kernel_size=kernel_size, rate=rate)
     kind = layers.SeparableConv2D if separable else layers.Conv2D
     x = kind(filters, kernel_size, padding="same", dilation_rate=rate, use_bias=False)(x)
-    x = layers.BatchNormalization(momentum=0.9)(x)
+    x = layers.BatchNormalization(momentum=momentum)(x)
     return layers.Activation("relu", name=name)(x)
 
 # %% ../nbs/08_zoo.ipynb #c032
@@ -439,12 +440,12 @@ def refiner(
     x = layers.Concatenate()([x, found.pop()])
     for i, filters in enumerate(width):
         full = i == len(width) - 1
-        x = layers.UpSampling2D(2, interpolation="bilinear")(conv_bn(x, filters))
+        x = layers.UpSampling2D(2, interpolation="bilinear")(conv_bn(x, filters, momentum=0.99))
         skip = layers.Concatenate()([saved.pop(), found.pop()])
-        x = layers.Add()([x, conv_bn(skip, filters, 3 if full else 1)])
+        x = layers.Add()([x, conv_bn(skip, filters, 3 if full else 1, momentum=0.99)])
         for j in range(depth[i]):
             name = stage_name("up", width, i) if j == depth[i] - 1 else None
-            more = conv_bn(x, filters, 3, separable=True, name=name if full else None)
+            more = conv_bn(x, filters, 3, separable=True, momentum=0.99, name=name if full else None)
             x = more if full else layers.Add(name=name)([x, more])
     start = layers.Conv2D(1, 1, name="start")
     logits = layers.Add()([layers.Conv2D(1, 3, padding="same")(x), start(told)])
