@@ -142,22 +142,24 @@ def _noise(rng, size, cell):
     return resized(small, size)
 
 
+def _moved(rng, planes, far):
+    """Planes (h, w, n), up to about so many pixels off here and there."""
+    size = planes.shape[:2]
+    y, x = np.mgrid[: size[0], : size[1]].astype("float32")
+    places = (y + far * _noise(rng, size, 40), x + far * _noise(rng, size, 40))
+    moved = [ndimage.map_coordinates(p, places, order=1, mode="nearest") for p in np.moveaxis(planes, -1, 0)]
+    return np.stack(moved, -1)
+
+
 def _from_small(rng, alpha):
-    """What the net would be told of a smaller copy, enlarged: (h, w, 2) uint8."""
+    """What the net would be told of a smaller copy, enlarged, with the errors it makes there: (h, w, 2) uint8."""
     shrink = rng.uniform(1.5, 7)
-    small = resized(alpha, tuple(max(4, round(n / shrink)) for n in alpha.shape), Image.Resampling.BOX)
+    wrong = _moved(rng, alpha[..., None], rng.uniform(0, 1.2) * shrink)[..., 0]
+    small = resized(wrong, tuple(max(4, round(n / shrink)) for n in alpha.shape), Image.Resampling.BOX)
     rough = resized(small, alpha.shape, Image.Resampling.BILINEAR) / np.float32(255)
     if rng.random() < 0.5:
         rough = rough + _noise(rng, alpha.shape, 24) * rng.uniform(0, 0.25) * 4 * rough * (1 - rough)
     return np.rint(255 * as_told(rough.clip(0, 1))).astype("uint8")
-
-
-def _moved(rng, told):
-    """What a net found, a few pixels off here and there."""
-    size, far = told.shape[:2], rng.uniform(0, 4)
-    y, x = np.mgrid[: size[0], : size[1]].astype("float32")
-    places = (y + far * _noise(rng, size, 40), x + far * _noise(rng, size, 40))
-    return np.stack([ndimage.map_coordinates(c, places, order=1, mode="nearest") for c in np.moveaxis(told, -1, 0)], -1)
 
 
 def _crop(rng, example, size, again):
@@ -184,7 +186,7 @@ def _crop(rng, example, size, again):
     if second:
         planes[..., 3:5] = _from_small(rng, np.ascontiguousarray(planes[..., 5]))
     elif rng.random() < 0.3:
-        planes[..., 3:5] = _moved(rng, planes[..., 3:5])
+        planes[..., 3:5] = _moved(rng, planes[..., 3:5], rng.uniform(0, 4))
     if rng.random() < 0.5:
         planes = planes[:, ::-1]
     light = (1 + rng.normal(0, 0.08)) * (1 + rng.normal(0, 0.03, 3))
@@ -204,9 +206,9 @@ class Lessons:
         *,
         size: int = 256,  # pixels a side
         crops: int = 1000,  # an epoch
-        real: float = 0.5,  # share of crops that are of real photos
-        drawn: float = 0.08,  # share that are of drawings
-        again: float = 0.2,  # share, of composites and drawings, that teach the second step
+        real: float = 0.45,  # share of crops that are of real photos
+        drawn: float = 0.12,  # share that are of drawings
+        again: float = 0.25,  # share, of composites and drawings, that teach the second step
         seed: int = 0,
     ):
         """ValueError for numbers that make no sense, or if there is nothing to learn from."""

@@ -623,6 +623,7 @@ def load_run(
 
 # %% ../nbs/workshop/runs.ipynb #r041
 PRETRAINED = ("best", "small")  # the nets that come with the package
+_PACKED = (*PRETRAINED, "edges")  # and the one that finds edges
 _AGAIN = "Install petseg again, or pack the run again."
 
 
@@ -633,7 +634,7 @@ def model_card(
     path = packed_file(name, "json")
     if not path.is_file():
         raise FileNotFoundError(
-            f"no net {str(name)!r}: take {' or '.join(PRETRAINED)}, or a path that `pack_run` wrote"
+            f"no net {str(name)!r}: take {', '.join(_PACKED)}, or a path that `pack_run` wrote"
         )
     try:
         card = read_json(path)
@@ -655,7 +656,7 @@ def packed_file(
     ending: str,  # "json" or "npz"
 ) -> Path:
     """The path of a packed net's file."""
-    path = Path(str(files("petseg"))) / "weights" / name if name in PRETRAINED else Path(name)
+    path = Path(str(files("petseg"))) / "weights" / name if name in _PACKED else Path(name)
     return path.with_name(f"{path.name}.{ending}")
 
 
@@ -724,7 +725,7 @@ def load_net(
     img_size: tuple[int | None, int | None] | None = (None, None),  # (height, width); None: as it was trained
 ) -> tuple[keras.Model, Recipe, Classes]:
     """A net by whatever names it. FileNotFoundError, ValueError as of `open_run` and `load_pretrained`."""
-    if name in PRETRAINED or (not Path(name).is_dir() and packed_file(name, "json").is_file()):
+    if name in _PACKED or (not Path(name).is_dir() and packed_file(name, "json").is_file()):
         recipe = read_recipe(model_card(name)["recipe"])
         return load_pretrained(name, img_size=img_size or recipe.img_size), recipe, recipe.classes
     run = open_run(name)
