@@ -633,9 +633,7 @@ def model_card(
     """What a packed net is made of. FileNotFoundError if there is no such net, ValueError for a damaged card."""
     path = packed_file(name, "json")
     if not path.is_file():
-        raise FileNotFoundError(
-            f"no net {str(name)!r}: take {', '.join(_PACKED)}, or a path that `pack_run` wrote"
-        )
+        raise FileNotFoundError(f"no net {str(name)!r}: take {', '.join(_PACKED)}, or a path that `pack_run` wrote")
     try:
         card = read_json(path)
     except RecursionError as e:
