@@ -23,7 +23,7 @@ class Layer:
 
     colours: np.ndarray  # (h, w, 3) uint8, carried on outside of the object
     alpha: np.ndarray  # (h, w) uint8, 255 object
-    cut: tuple[bool, bool, bool, bool]  # the photo's frame cuts it left, at the top, right, at the bottom
+    cut: tuple[bool, ...]  # the photo's frame cuts it left, at the top, right, at the bottom
 
 
 def unknown_band(
@@ -125,7 +125,7 @@ def recolour(
 ) -> np.ndarray:  # (H, W, 3) uint8
     """Other colours, by lot."""
     x = photo / np.float32(255)
-    grey = x @ np.float32([0.3, 0.59, 0.11])
+    grey = x @ np.array([0.3, 0.59, 0.11], "float32")
     if strongly and rng.random() < 0.45:
         low, high = np.quantile(grey, [0.02, 0.98])
         share = np.clip((grey - low) / max(0.1, high - low), 0, 1)[..., None]

@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -254,7 +255,8 @@ def train_refiner(
     verbose: int | str = "auto",  # as for `train`
 ) -> tuple[keras.Model, dict]:  # as of `train`
     """Train a net that finds edges, from masks alone. Errors as of `train`."""
-    how = {"net": "small", "folds": 2, "fold_epochs": 12, "composites": 2400, "drawings": 240} | (recipe.edges or {})
+    how: dict[str, Any] = {"net": "small", "folds": 2, "fold_epochs": 12, "composites": 2400, "drawings": 240}
+    how |= recipe.edges or {}
     net, folds, epochs, composites, drawings = (
         how.pop(k) for k in ("net", "folds", "fold_epochs", "composites", "drawings")
     )
@@ -272,13 +274,10 @@ def train_refiner(
         train(replace(first, start="", epochs=epochs, patience=0), known, [], where, verbose=verbose)
         segmenters.append(Segmenter(where))
     examples = partial(make_examples, seed=recipe.seed)
-    lessons = Lessons(
-        examples(halves, segmenters, composites=composites, drawings=drawings),
-        train_samples,
-        **{"size": recipe.img_size[0], "seed": recipe.seed} | how,
-    )
-    valid = []
+    how |= {"size": recipe.img_size[0], "seed": recipe.seed}
+    lessons = Lessons(examples(halves, segmenters, composites=composites, drawings=drawings), train_samples, **how)
+    valid: Any = []
     if valid_samples:
         seen = examples([valid_samples], segmenters[:1], composites=len(valid_samples), drawings=0)
-        valid = Lessons(seen, size=recipe.img_size[0], crops=4 * len(valid_samples), again=0.0)(0)
+        valid = Lessons(seen, **how | {"crops": 4 * len(valid_samples)})(0)
     return train(replace(recipe, classes=order[0].classes), lessons, valid, run_dir, verbose=verbose)

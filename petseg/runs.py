@@ -210,7 +210,7 @@ def get_recipe(
     scratch = real | {"learning_rate": 2e-3, "img_size": (192, 192), "augment": windows | {"size": [160, 160]}}
     best = real | {"learning_rate": 1e-3, "img_size": (256, 256), "augment": windows | {"size": [224, 224]}}
     best |= {"frozen": "statistics", "encoder_rate": 0.2, "epochs": 40}
-    edges = {
+    edges: dict[str, Any] = {
         "model": "refiner",
         "frozen": "statistics",
         "img_size": (256, 256),

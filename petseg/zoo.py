@@ -436,7 +436,7 @@ def refiner(
     found = [told]
     for _ in width:
         found.append(layers.AveragePooling2D(2)(found[-1]))
-    *saved, x = [rgb, *_encoder(img_size, alpha, weights, last="block_16_project_BN")(rgb)]
+    *saved, x = [rgb, *_encoder(img_size, alpha, weights, last="block_16_project_BN")(rgb)]  # type: ignore[misc]
     x = layers.Concatenate()([x, found.pop()])
     for i, filters in enumerate(width):
         full = i == len(width) - 1
