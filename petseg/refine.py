@@ -27,7 +27,7 @@ from .masks import open_mask, resize_scores
 from .matting import as_told, clean, to_object
 from .photos import open_photo
 from .predict import Segmenter
-from .runs import Recipe, get_recipe, open_run
+from .runs import Recipe, get_recipe
 from .train import train
 
 # %% ../nbs/workshop/refine.ipynb #f011
@@ -75,14 +75,16 @@ def _told(segmenter, photo):
 _SIZES = (128, 160, 192, 224, 256)  # a net that looks at one size, a small one too, errs more
 
 
-def _of_many(rng, segmenter):
-    """The net as it is, or looking once, at one size."""
+def _asked(rng, segmenter, knowing):
+    """The net that has not seen the photo, now and then looking once; or the one that has, at a small copy."""
+    if knowing and rng.random() < 0.5:
+        return Segmenter(knowing.predict, sizes=(int(rng.choice(_SIZES[1:4])),), classes=knowing.classes)
     if rng.random() < 0.7:
         return segmenter
     return Segmenter(segmenter.predict, sizes=(int(rng.choice(_SIZES)),), classes=segmenter.classes)
 
 
-def _composite(parts, segmenters, seed, i):
+def _composite(parts, segmenters, knowing, seed, i):
     """One composite from the parts that a net has not seen, and what that net finds on it."""
     rng = np.random.default_rng([seed, 0, i])
     k = int(rng.integers(len(parts)))
@@ -91,25 +93,25 @@ def _composite(parts, segmenters, seed, i):
     side, shape = int(rng.integers(320, 513)), rng.choice([0.667, 0.75, 1, 1.333, 1.5])
     size = (side, round(side * shape)) if shape < 1 else (round(side / shape), side)
     photo, alpha = paste(rng, layers, backgrounds, size)
-    return Example("composite", photo, _told(_of_many(rng, segmenters[k]), photo), alpha)
+    return Example("composite", photo, _told(_asked(rng, segmenters[k], knowing), photo), alpha)
 
 
-def _real(parts, segmenters, seed, i):
-    """A real photo, every second time in other colours."""
+def _real(parts, segmenters, knowing, seed, i):
+    """A real photo, every third time in other colours."""
     rng = np.random.default_rng([seed, 1, i])
-    k, part = [(k, p) for k, half in enumerate(parts) for p in half if p.layer is not None][i // 2]
-    photo = recolour(rng, part.photo, strongly=False) if i % 2 else part.photo
-    found = _told(_of_many(rng, segmenters[k]) if i % 2 else segmenters[k], photo)
+    k, part = [(k, p) for k, half in enumerate(parts) for p in half if p.layer is not None][i // 3]
+    photo = recolour(rng, part.photo, strongly=False) if i % 3 == 2 else part.photo
+    told = _told(_asked(rng, segmenters[k], knowing if i % 3 else None), photo)
     sure = np.isin(part.trimap, (0, 255))
     alpha = np.where(sure, part.trimap, part.alpha)
-    return Example("real", photo, found, alpha, np.where(sure, 255, 96).astype("uint8"))
+    return Example("real", photo, told, alpha, np.where(sure, 255, 96).astype("uint8"))
 
 
-def _drawn(segmenters, seed, i):
+def _drawn(segmenters, knowing, seed, i):
     """A drawing, and what a net finds on it where that is about right."""
     rng = np.random.default_rng([seed, 2, i])
     drawing = draw_pet(rng, int(rng.integers(320, 513)))
-    told = _told(segmenters[i % len(segmenters)], drawing.photo)
+    told = _told(_asked(rng, segmenters[i % len(segmenters)], knowing), drawing.photo)
     found, true = told.sum(-1, dtype=int) > 127, drawing.alpha > 127
     near = (found & true).sum() > 0.75 * (found | true).sum()
     return Example("drawn", drawing.photo, told if near else None, drawing.alpha)
@@ -119,20 +121,21 @@ def make_examples(
     halves: list[list[Sample]],  # samples, in as many parts as there are segmenters
     segmenters: list[Segmenter],  # each has not seen the part at its place
     *,
+    knowing: Segmenter | None = None,  # one that has seen all
     composites: int,  # how many
     drawings: int,
     seed: int = 0,
 ) -> list[Example]:
-    """Composites, real photos and drawings, each with what a net finds on it that has not seen its photos."""
+    """Composites, real photos and drawings, each with what a net finds on it that errs as on new photos. ValueError without objects."""
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         parts = [list(pool.map(_take_apart, half)) for half in halves]
-        count = 2 * sum(p.layer is not None for half in parts for p in half)
+        count = 3 * sum(p.layer is not None for half in parts for p in half)
         if not count:
             raise ValueError("none of the masks has an object: there is nothing to learn from")
         made = [
-            *pool.map(partial(_composite, parts, segmenters, seed), range(composites)),
-            *pool.map(partial(_real, parts, segmenters, seed), range(count)),
-            *pool.map(partial(_drawn, segmenters, seed), range(drawings)),
+            *pool.map(partial(_composite, parts, segmenters, knowing, seed), range(composites)),
+            *pool.map(partial(_real, parts, segmenters, knowing, seed), range(count)),
+            *pool.map(partial(_drawn, segmenters, knowing, seed), range(drawings)),
         ]
     return [e for e in made if (e.alpha > 127).any()]
 
@@ -247,24 +250,30 @@ class Lessons:
 
 # %% ../nbs/workshop/refine.ipynb #f031
 def train_refiner(
-    recipe: Recipe,  # `get_recipe("edges")`, or one like it; its `edges` may hold net, folds, fold_epochs, composites, drawings and arguments of `Lessons`
+    recipe: Recipe,  # `get_recipe("edges")`, or one like it; its `edges` may hold recipe (of the nets for the halves), net (that knows all), folds, fold_epochs, composites, drawings and arguments of `Lessons`
     train_samples: list[Sample],
     valid_samples: list[Sample],  # to follow the loss by; []: none
     run_dir: str | Path,  # as for `train`
     *,
     verbose: int | str = "auto",  # as for `train`
 ) -> tuple[keras.Model, dict]:  # as of `train`
-    """Train a net that finds edges, from masks alone. Errors as of `train`."""
-    how: dict[str, Any] = {"net": "small", "folds": 2, "fold_epochs": 12, "composites": 2400, "drawings": 240}
+    """Train a net that finds edges, from masks alone. Errors as of `train`, `get_recipe`, `load_net`."""
+    how: dict[str, Any] = {
+        "recipe": "small",
+        "net": None,
+        "folds": 2,
+        "fold_epochs": 12,
+        "composites": 2400,
+        "drawings": 240,
+    }
     how |= recipe.edges or {}
-    net, folds, epochs, composites, drawings = (
-        how.pop(k) for k in ("net", "folds", "fold_epochs", "composites", "drawings")
-    )
+    given = ("recipe", "net", "folds", "fold_epochs", "composites", "drawings")
+    name, net, folds, epochs, composites, drawings = (how.pop(key) for key in given)
     check_whole(least=2, folds=folds)
     check_whole(least=0, composites=composites, drawings=drawings)
     if len(train_samples) < folds:
         raise ValueError(f"{len(train_samples)} samples, and {folds} nets learn from a part each: take more")
-    first = open_run(net).recipe if Path(net).is_dir() else get_recipe(net)
+    first, knowing = get_recipe(name), Segmenter(net) if net else None
     order = sorted(train_samples, key=lambda s: s.name)
     random.Random(recipe.seed).shuffle(order)
     halves, segmenters = [order[k::folds] for k in range(folds)], []
@@ -273,7 +282,7 @@ def train_refiner(
         where = Path(run_dir) / "nets" / str(k)
         train(replace(first, start="", epochs=epochs, patience=0), known, [], where, verbose=verbose)
         segmenters.append(Segmenter(where))
-    examples = partial(make_examples, seed=recipe.seed)
+    examples = partial(make_examples, knowing=knowing, seed=recipe.seed)
     how |= {"size": recipe.img_size[0], "seed": recipe.seed}
     lessons = Lessons(examples(halves, segmenters, composites=composites, drawings=drawings), train_samples, **how)
     valid: Any = []

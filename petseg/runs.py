@@ -215,11 +215,11 @@ def get_recipe(
         "frozen": "statistics",
         "img_size": (256, 256),
         "batch_size": 8,
-        "epochs": 60,
+        "epochs": 80,
         "loss": "edge",
     }
     edges |= {"optimizer": "adamw", "learning_rate": 2e-3, "weight_decay": 1e-4, "warmup": 1, "schedule": "cosine"}
-    edges |= {"ema": 0.98, "shuffle": True, "edges": {"net": "small"}}
+    edges |= {"ema": 0.98, "shuffle": True, "edges": {"recipe": "small", "net": "best"}}
     named = {
         "original": Recipe(),
         "drawn": Recipe("unet", {"width": 8, "depth": 4}, img_size=(128, 128), **fast),
