@@ -478,6 +478,8 @@ def lock_run(
 
 def _names(data):
     """What `samples.json` says of a part: the samples' names, or of arrays their number."""
+    if callable(data) and not hasattr(data, "samples"):
+        return f"{len(data)} arrays an epoch"
     return f"{len(data[0])} arrays" if isinstance(data, tuple) else [s.name for s in getattr(data, "samples", data)]
 
 # %% ../nbs/workshop/runs.ipynb #c034
@@ -633,9 +635,7 @@ def model_card(
     """What a packed net is made of. FileNotFoundError if there is no such net, ValueError for a damaged card."""
     path = packed_file(name, "json")
     if not path.is_file():
-        raise FileNotFoundError(
-            f"no net {str(name)!r}: take {', '.join(_PACKED)}, or a path that `pack_run` wrote"
-        )
+        raise FileNotFoundError(f"no net {str(name)!r}: take {', '.join(_PACKED)}, or a path that `pack_run` wrote")
     try:
         card = read_json(path)
     except RecursionError as e:
@@ -720,7 +720,7 @@ def unpack(
 
 # %% ../nbs/workshop/runs.ipynb #r044
 def load_net(
-    name: str | Path,  # best, small (the package's), a run folder, or what `pack_run` wrote, without ending
+    name: str | Path,  # best, small, edges (the package's), a run folder, or what `pack_run` wrote, without ending
     *,
     img_size: tuple[int | None, int | None] | None = (None, None),  # (height, width); None: as it was trained
 ) -> tuple[keras.Model, Recipe, Classes]:
@@ -742,7 +742,7 @@ def _start_from(model, recipe):
             f"{recipe.model_args}; take model and model_args of {recipe.start}"
         )
     values = net.get_weights()
-    if classes.names != recipe.classes.names:
+    if classes.names != recipe.classes.names and recipe.model != "refiner":  # whose last layer knows no classes
         head = [layer for layer in model.layers if layer.weights][-1]
         values[-len(head.weights) :] = head.get_weights()
         warnings.warn(
