@@ -67,7 +67,7 @@ class Recipe:
     precision: str = "float32"  # or `mixed_float16`, `mixed_bfloat16`
     shuffle: bool = False  # a new order of the photos each epoch
     seed: int = 1337  # of the initial weights, the order and the augmentation
-    edges: dict | None = None  # of a refiner: arguments of petseg.refine.Lessons
+    edges: dict | None = None  # of a refiner: what it learns from, as for petseg.refine.train_refiner
 
     def __post_init__(self):
         for name, known in _CHOICES.items():
