@@ -303,26 +303,35 @@ def _packed(picture, kind):
 
 # %% ../nbs/16_cli.ipynb #new13
 def _segmenter(args):
-    """The net, ready; matting too, if it is wanted. Or a method of chapter 06 in its place."""
+    """The net, ready; and for a cut-out, what finds its colours. Or a method of chapter 06 in the net's place."""
     _load_tensorflow(args)
     from petseg.predict import Segmenter
 
+    if args.kind == "cutout":
+        _prepare_colours()
+    most = round(args.max_megapixels * 1e6)
     if args.method != "net":
         from petseg.classical import METHODS, as_predictor
 
-        method = as_predictor(METHODS[args.method])
-        return _asked(Segmenter(method, sizes=(256,), max_pixels=round(args.max_megapixels * 1e6)), args)
-    if args.matting and args.kind in ("cutout", "mask"):
-        note = "petseg: preparing the matting, once on this machine; a minute at most"
-        timer = threading.Timer(5, print, [note], {"file": sys.stderr, "flush": True})
-        timer.start()
-        try:
-            import pymatting  # noqa: F401
-        except RuntimeError as e:  # numba's, which keeps what it compiles or does nothing
-            raise OSError("there is no folder to prepare the matting in; set TMPDIR to one, or --no-matting") from e
-        finally:
-            timer.cancel()
-    return _asked(Segmenter(args.net, max_pixels=round(args.max_megapixels * 1e6)), args)
+        return _asked(Segmenter(as_predictor(METHODS[args.method]), sizes=(256,), max_pixels=most), args)
+    if args.edges is not None and args.kind in ("cutout", "mask"):
+        from petseg.matting import Refiner
+
+        args.matting = Refiner(args.edges)
+    return _asked(Segmenter(args.net, max_pixels=most), args)
+
+
+def _prepare_colours():
+    """Compile what `estimate_foreground` needs, and say so if it takes long. OSError without a folder for it."""
+    note = "petseg: preparing the colours of edges, once on this machine; a minute at most"
+    timer = threading.Timer(5, print, [note], {"file": sys.stderr, "flush": True})
+    timer.start()
+    try:
+        import pymatting  # noqa: F401
+    except RuntimeError as e:  # numba's, which keeps what it compiles or does nothing
+        raise OSError("there is no folder to prepare the colours of edges in; set TMPDIR to one, or --mask") from e
+    finally:
+        timer.cancel()
 
 
 def _asked(segmenter, args):
@@ -404,6 +413,8 @@ def _cut(args):
         args.matting = False
         if args.method not in METHODS:
             raise ValueError(f"no method {args.method!r}; there are net, {', '.join(METHODS)}")
+    if args.edges is not None and not args.matting:
+        raise ValueError("--edges names a net for the edge, which --no-matting and --method do without; leave it out")
     if args.background not in (None, "blur") and os.path.isfile(args.background):
         from petseg.photos import open_photo
 
@@ -510,29 +521,60 @@ def _changed(recipe, words):
     """A recipe with fields changed as `--set FIELD=VALUE` says. ValueError naming what cannot be."""
     from dataclasses import fields, replace
 
-    known = [f.name for f in fields(recipe) if f.name != "classes"]
+    known, values = [f.name for f in fields(recipe) if f.name != "classes"], {}
     for word in words:
         name, sign, text = word.partition("=")
         if name not in known or not sign:
             raise ValueError(f"--set {word}: write FIELD=VALUE; the fields are {', '.join(known)}")
         try:
-            value = json.loads(text)
+            values[name] = json.loads(text)
         except ValueError:
-            value = text
-        recipe = replace(recipe, **{name: value})
-    return recipe
+            values[name] = text
+    return replace(recipe, **values)
+
+
+def _recipe(args):
+    """The recipe that is asked for. ValueError, FileNotFoundError if the words name none."""
+    from dataclasses import replace
+
+    from petseg.runs import get_recipe, open_run
+
+    if args.refine is None:
+        return _changed(get_recipe(args.recipe or "original"), args.set)
+    if args.recipe is not None:
+        raise ValueError("--refine has a recipe already, edges; leave out --recipe, and change its fields with --set")
+    if open_run(args.refine).recipe.model == "refiner":
+        raise ValueError(f"--refine {args.refine}: this run finds edges; name one that finds classes")
+    recipe = _changed(get_recipe("edges"), args.set)
+    return replace(recipe, edges=(recipe.edges or {}) | {"net": str(args.refine)})
+
+
+def _trainer(recipe, samples, args):
+    """What trains by this recipe. ValueError if it cannot do what is asked."""
+    from petseg.train import train
+
+    if recipe.model != "refiner":
+        return partial(train, tensorboard=args.tensorboard)
+    from petseg.refine import train_refiner
+
+    if args.tensorboard:
+        raise ValueError("--tensorboard: a net that finds edges is trained without such logs; leave it out")
+    if samples[0].classes.background is None:
+        what = "no class is the background, and an edge is one between object and background"
+        raise ValueError(f"{args.data}: {what}; name one in classes.json")
+    return train_refiner
 
 
 def _train(args):
     _load_tensorflow(args)
-    from petseg.train import best_epoch, get_recipe, train
+    from petseg.train import best_epoch
 
-    recipe, name = _changed(get_recipe(args.recipe), args.set), Path(args.recipe)
+    recipe, name = _recipe(args), Path(args.recipe or ("edges" if args.refine else "original"))
     run_dir = args.out or Path("runs", name.resolve().parent.name if name.stem == "recipe" else name.stem)
     parts = _split(args, args.valid)
+    fit = _trainer(recipe, parts[0], args)
     print("{} samples to train, {} to validate; run folder: {}".format(*map(len, parts), run_dir), flush=True)
-    how = {"verbose": 1 if sys.stdout.isatty() else 2, "tensorboard": args.tensorboard}
-    _, history = train(recipe, *parts, run_dir, **how)
+    _, history = fit(recipe, *parts, run_dir, verbose=1 if sys.stdout.isatty() else 2)
     number, value = best_epoch(history, recipe.monitor)
     epochs = len(history["epoch"])
     print(
@@ -542,6 +584,16 @@ def _train(args):
     )
 
 # %% ../nbs/16_cli.ipynb #c011
+def _load(args):
+    """A net, its recipe and its classes, as of `load_net`. ValueError if it tells no classes."""
+    from petseg.export import load_net
+
+    model, recipe, classes = load_net(args.run, img_size=None)
+    if recipe.model == "refiner":
+        raise ValueError(f"{args.run} finds edges, not classes; take best, small, or a run of another recipe")
+    return model, recipe, classes
+
+
 def _matching(samples, classes, args):
     """The samples, if their classes are those of the net. ValueError naming both."""
     if samples and samples[0].classes.names != classes.names:
@@ -555,10 +607,9 @@ def _evaluate(args):
         _check_new(path)
     _load_tensorflow(args)
     from petseg.evaluate import evaluate
-    from petseg.export import load_net
     from petseg.runs import write_json
 
-    model, recipe, classes = load_net(args.run, img_size=None)
+    model, recipe, classes = _load(args)
     samples = _matching(_find(args, args.split), classes, args)
     how = {"own_size": args.own_size, "flip": args.flip, "progress": sys.stderr.isatty()}
     counts = evaluate(model, samples, **how)
@@ -676,13 +727,12 @@ def _cell(x):
 def _show(args):
     _check_new(args.out)
     _load_tensorflow(args)
-    from petseg.export import load_net
     from petseg.runs import get_recipe
 
     samples = _spread(_find(args, args.split), args.n)
     model, recipe = None, get_recipe("original")
     if args.run:
-        model, recipe, classes = load_net(args.run, img_size=None)
+        model, recipe, classes = _load(args)
         _matching(samples, classes, args)
     _write_picture(args.out, samples, recipe.img_size, model)
     print(args.out)
@@ -773,6 +823,8 @@ def _cut_command(commands):
         "--class", dest="name", metavar="NAME", help="cut out this class (default: all but the background)"
     )
     cut.add_argument("--no-matting", dest="matting", action="store_false", help="a plain edge instead of fur, faster")
+    what = "another net for the edge: a run of `petseg train --refine`, or a packed net (default: edges, the package's)"
+    cut.add_argument("--edges", metavar="RUN", help=what)
     cut.add_argument(
         "--method", default="net", help="how it was done before: otsu, watershed, canny, chan-vese, grabcut ..."
     )
@@ -841,10 +893,12 @@ def _places(command):
 # %% ../nbs/16_cli.ipynb #c027
 def _run_commands(commands):
     train = _add(commands, "train", _train, "fit a recipe's model; the same command again goes on")
-    train.add_argument(
-        "--recipe", default="original", help="original, drawn, scratch, best, small, or a JSON file (default: original)"
-    )
-    train.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="change a field of the recipe")
+    known = "original, drawn, scratch, best, small, edges, or a JSON file (default: original)"
+    train.add_argument("--recipe", help=known)
+    what = "by the recipe edges: fit a net that finds the edge of what nets like this run's find"
+    train.add_argument("--refine", type=Path, metavar="RUN", help=what)
+    what = "change a field of the recipe, in JSON: epochs=20, model_args='{\"width\": 8}'"
+    train.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help=what)
     train.add_argument("--out", type=Path, help="run folder (default: runs/RECIPE)")
     train.add_argument("--valid", type=_number, help="validation samples, 0 for none (default: a sixth of trainval)")
     train.add_argument("--tensorboard", action="store_true", help="write logs for TensorBoard to the run folder")

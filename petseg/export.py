@@ -64,9 +64,14 @@ def _card(run, model):
     keys = [*_SCORES, *(f"{' + '.join(names)} {score}" for score in ("IoU", "boundary IoU"))]
     start = run.recipe.start if run.recipe.start not in ("", "imagenet") else ""
     start = f"the weights of {start}" if start else "random weights"
+    sees = f"for each pixel: {', '.join(f'{i} {name}' for i, name in enumerate(run.classes.names))}"
+    takes = "raw RGB, 0 to 255, (batch, height, width, 3)"
+    if run.recipe.model == "refiner":
+        sees = "for each pixel: how much of it is object, 0 to 1"
+        takes = "raw RGB and the probabilities of object and border, 0 to 255, (batch, height, width, 5)"
     return {
-        "sees": f"for each pixel: {', '.join(f'{i} {name}' for i, name in enumerate(run.classes.names))}",
-        "takes": "raw RGB, 0 to 255, (batch, height, width, 3)",
+        "sees": sees,
+        "takes": takes,
         "parameters": model.count_params(),
         "start": "the encoder's ImageNet weights (Apache 2.0)" if run.recipe.pretrained else start,
         "scores": {k: v for k, v in (read_json(path) if path.exists() else {}).items() if k in keys},

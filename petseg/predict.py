@@ -105,6 +105,8 @@ def _predictor(net, classes):
     classes = classes or PETS
     if not hasattr(net, "predict_on_batch"):
         return net, classes
+    if net.input_shape[-1] == 5:
+        raise ValueError(f"{name} finds edges, not classes; take best, small, or a run of another recipe")
     if net.input_shape[1:3] != (None, None):
         raise ValueError(f"{name} takes one size only; load or build it with img_size=(None, None)")
     if net.output_shape[-1] != len(classes):

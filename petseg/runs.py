@@ -67,7 +67,7 @@ class Recipe:
     precision: str = "float32"  # or `mixed_float16`, `mixed_bfloat16`
     shuffle: bool = False  # a new order of the photos each epoch
     seed: int = 1337  # of the initial weights, the order and the augmentation
-    edges: dict | None = None  # of a refiner: arguments of petseg.refine.Lessons
+    edges: dict | None = None  # of a refiner: what it learns from, as for petseg.refine.train_refiner
 
     def __post_init__(self):
         for name, known in _CHOICES.items():
@@ -478,6 +478,8 @@ def lock_run(
 
 def _names(data):
     """What `samples.json` says of a part: the samples' names, or of arrays their number."""
+    if callable(data) and not hasattr(data, "samples"):
+        return f"{len(data)} arrays an epoch"
     return f"{len(data[0])} arrays" if isinstance(data, tuple) else [s.name for s in getattr(data, "samples", data)]
 
 # %% ../nbs/workshop/runs.ipynb #c034
@@ -718,7 +720,7 @@ def unpack(
 
 # %% ../nbs/workshop/runs.ipynb #r044
 def load_net(
-    name: str | Path,  # best, small (the package's), a run folder, or what `pack_run` wrote, without ending
+    name: str | Path,  # best, small, edges (the package's), a run folder, or what `pack_run` wrote, without ending
     *,
     img_size: tuple[int | None, int | None] | None = (None, None),  # (height, width); None: as it was trained
 ) -> tuple[keras.Model, Recipe, Classes]:
@@ -740,7 +742,7 @@ def _start_from(model, recipe):
             f"{recipe.model_args}; take model and model_args of {recipe.start}"
         )
     values = net.get_weights()
-    if classes.names != recipe.classes.names:
+    if classes.names != recipe.classes.names and recipe.model != "refiner":  # whose last layer knows no classes
         head = [layer for layer in model.layers if layer.weights][-1]
         values[-len(head.weights) :] = head.get_weights()
         warnings.warn(
