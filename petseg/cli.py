@@ -546,7 +546,8 @@ def _recipe(args):
     if open_run(args.refine).recipe.model == "refiner":
         raise ValueError(f"--refine {args.refine}: this run finds edges; name one that finds classes")
     recipe = _changed(get_recipe("edges"), args.set)
-    return replace(recipe, edges=(recipe.edges or {}) | {"net": str(args.refine)})
+    own = {"recipe": str(args.refine / "recipe.json"), "net": str(args.refine)}
+    return replace(recipe, edges=(recipe.edges or {}) | own)
 
 
 def _trainer(recipe, samples, args):
