@@ -550,7 +550,7 @@ def _recipe(args):
     return replace(recipe, edges=(recipe.edges or {}) | own)
 
 
-def _trainer(recipe, samples, args):
+def _trainer(recipe, args):
     """What trains by this recipe. ValueError if it cannot do what is asked."""
     from petseg.train import train
 
@@ -560,9 +560,6 @@ def _trainer(recipe, samples, args):
 
     if args.tensorboard:
         raise ValueError("--tensorboard: a net that finds edges is trained without such logs; leave it out")
-    if samples[0].classes.background is None:
-        what = "no class is the background, and an edge is one between object and background"
-        raise ValueError(f"{args.data}: {what}; name one in classes.json")
     return train_refiner
 
 

@@ -258,21 +258,20 @@ def train_refiner(
     verbose: int | str = "auto",  # as for `train`
 ) -> tuple[keras.Model, dict]:  # as of `train`
     """Train a net that finds edges, from masks alone. Errors as of `train`, `get_recipe`, `load_net`."""
-    how: dict[str, Any] = {
-        "recipe": "small",
-        "net": None,
-        "folds": 2,
-        "fold_epochs": 12,
-        "composites": 2400,
-        "drawings": 240,
-    }
-    how |= recipe.edges or {}
-    given = ("recipe", "net", "folds", "fold_epochs", "composites", "drawings")
-    name, net, folds, epochs, composites, drawings = (how.pop(key) for key in given)
+    own: dict[str, Any] = {"recipe": "small", "net": None, "folds": 2, "fold_epochs": 12}
+    own |= {"composites": 2400, "drawings": 240}
+    how, names = dict(recipe.edges or {}), [*own, "size", "crops", "real", "drawn", "again", "seed"]
+    if strange := how.keys() - set(names):
+        raise ValueError(f"edges has no {', '.join(sorted(strange))}: take {', '.join(names)}")
+    name, net, folds, epochs, composites, drawings = (how.pop(key, value) for key, value in own.items())
     check_whole(least=2, folds=folds)
     check_whole(least=0, composites=composites, drawings=drawings)
     if len(train_samples) < folds:
         raise ValueError(f"{len(train_samples)} samples, and {folds} nets learn from a part each: take more")
+    if train_samples[0].classes.background is None:
+        raise ValueError(
+            "no class is the background, and an edge is one between object and background; name one in classes.json"
+        )
     first, knowing = get_recipe(name), Segmenter(net) if net else None
     order = sorted(train_samples, key=lambda s: s.name)
     random.Random(recipe.seed).shuffle(order)

@@ -217,6 +217,8 @@ def train(
     run_dir = Path(run_dir)
     if not _count(train_samples) or None in recipe.img_size:
         raise ValueError(f"nothing to train on: {_count(train_samples)} samples of the size {recipe.img_size}")
+    if recipe.model == "refiner" and isinstance(train_samples, list):
+        raise ValueError("a refiner learns from lessons, not from samples: call petseg.refine.train_refiner")
     recipe, begun = _with_classes(recipe, train_samples, valid_samples), has_begun(run_dir)
     if not callable(train_samples):
         _feed(train_samples, recipe, True)  # a wrong recipe is refused before it claims the folder
