@@ -570,7 +570,7 @@ def _train(args):
     recipe, name = _recipe(args), Path(args.recipe or ("edges" if args.refine else "original"))
     run_dir = args.out or Path("runs", name.resolve().parent.name if name.stem == "recipe" else name.stem)
     parts = _split(args, args.valid)
-    fit = _trainer(recipe, parts[0], args)
+    fit = _trainer(recipe, args)
     print("{} samples to train, {} to validate; run folder: {}".format(*map(len, parts), run_dir), flush=True)
     _, history = fit(recipe, *parts, run_dir, verbose=1 if sys.stdout.isatty() else 2)
     number, value = best_epoch(history, recipe.monitor)

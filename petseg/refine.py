@@ -18,6 +18,7 @@ import keras
 import numpy as np
 from PIL import Image
 from scipy import ndimage
+from tqdm.auto import tqdm
 
 from .arguments import check_whole
 from .composites import Layer, fill, lift, paste, recolour, resized, unknown_band
@@ -125,18 +126,22 @@ def make_examples(
     composites: int,  # how many
     drawings: int,
     seed: int = 0,
+    progress: bool = False,  # show a bar
 ) -> list[Example]:
     """Composites, real photos and drawings, each with what a net finds on it that errs as on new photos. ValueError without objects."""
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        parts = [list(pool.map(_take_apart, half)) for half in halves]
-        count = 3 * sum(p.layer is not None for half in parts for p in half)
-        if not count:
+        samples = [s for half in halves for s in half]
+        lifted = iter(tqdm(pool.map(_take_apart, samples), "lifting", len(samples), unit="photo", disable=not progress))
+        parts = [[next(lifted) for _ in half] for half in halves]
+        real = 3 * sum(p.layer is not None for half in parts for p in half)
+        if not real:
             raise ValueError("none of the masks has an object: there is nothing to learn from")
-        made = [
-            *pool.map(partial(_composite, parts, segmenters, knowing, seed), range(composites)),
-            *pool.map(partial(_real, parts, segmenters, knowing, seed), range(count)),
-            *pool.map(partial(_drawn, segmenters, knowing, seed), range(drawings)),
-        ]
+        makers = [(partial(_composite, parts, segmenters, knowing, seed), composites)]
+        makers += [(partial(_real, parts, segmenters, knowing, seed), real)]
+        makers += [(partial(_drawn, segmenters, knowing, seed), drawings)]
+        jobs = [partial(make, i) for make, count in makers for i in range(count)]
+        done = pool.map(lambda job: job(), jobs)
+        made = list(tqdm(done, "examples", len(jobs), unit="photo", disable=not progress))
     return [e for e in made if (e.alpha > 127).any()]
 
 # %% ../nbs/workshop/refine.ipynb #f021
@@ -279,9 +284,11 @@ def train_refiner(
     for k, half in enumerate(halves):
         known = [s for s in order if s not in half]
         where = Path(run_dir) / "nets" / str(k)
+        if verbose:
+            print(f"net {k + 1} of {folds}, which does not know the photos of its part: {where}")
         train(replace(first, start="", epochs=epochs, patience=0), known, [], where, verbose=verbose)
         segmenters.append(Segmenter(where))
-    examples = partial(make_examples, knowing=knowing, seed=recipe.seed)
+    examples = partial(make_examples, knowing=knowing, seed=recipe.seed, progress=bool(verbose))
     how |= {"size": recipe.img_size[0], "seed": recipe.seed}
     lessons = Lessons(examples(halves, segmenters, composites=composites, drawings=drawings), train_samples, **how)
     valid: Any = []
