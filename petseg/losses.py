@@ -84,7 +84,7 @@ def edge_loss(
     *,
     reach=5,  # pixels to either side of the true edge that count four times
 ):
-    """Mean absolute error of alpha and of its differences between neighbours. A float32 scalar."""
+    """Absolute error of alpha and of its differences between neighbours, a mean over pixels. A float32 scalar."""
     truth, alpha = (ops.cast(x, "float32") for x in (truth, alpha))
     true, weight = truth[..., :1] / 255, truth[..., 1:] / 255
     window = {"pool_size": 2 * reach + 1, "strides": 1, "padding": "same"}
@@ -93,8 +93,8 @@ def edge_loss(
     wrong = alpha - true
     right, down = (wrong[:, :, 1:] - wrong[:, :, :-1], wrong[:, 1:] - wrong[:, :-1])
     both = (ops.minimum(weight[:, :, 1:], weight[:, :, :-1]), ops.minimum(weight[:, 1:], weight[:, :-1]))
-    slopes = sum(ops.mean(ops.abs(d) * w) for d, w in zip((right, down), both, strict=True))
-    return ops.mean(ops.abs(wrong) * weight) + slopes
+    parts = [ops.abs(d) * w for d, w in zip((wrong, right, down), (weight, *both), strict=True)]
+    return sum(ops.sum(part) for part in parts) / ops.cast(ops.size(wrong), "float32")
 
 # %% ../nbs/07_losses.ipynb #c029
 def get_loss(
