@@ -198,7 +198,10 @@ def _fit(model, recipe, data, valid_samples, run_dir, state, verbose, tensorboar
     spans = [(n, n + 1) for n in range(begun, recipe.epochs)] if callable(data) else [(begun, recipe.epochs)]
     with _in_a_sentence(recipe):
         for first, last in spans:
-            batches = _feed(data(first) if callable(data) else data, recipe, True)
+            if callable(data):  # its order is its own
+                batches = _feed(data(first), replace(recipe, shuffle=False), True)
+            else:
+                batches = _feed(data, recipe, True)
             model.fit(batches, initial_epoch=first, epochs=last, **how)
             if model.stop_training:
                 break
