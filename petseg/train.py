@@ -189,7 +189,7 @@ def _fit(model, recipe, data, valid_samples, run_dir, state, verbose, tensorboar
     loss = get_loss(recipe.loss, recipe.classes)
     rest = replace(recipe, epochs=recipe.epochs - state["since"])
     model.compile(_optimizer(rest, math.ceil(_count(data) / recipe.batch_size), model), loss, metrics=_metrics(recipe))
-    restore(model, state, run_dir)
+    shuffled = replace(recipe, shuffle=False) if callable(data) else recipe  # a function's order is its own
     callbacks = [_Record(run_dir, recipe, state)]
     callbacks += [keras.callbacks.SwapEMAWeights()] if recipe.ema else []
     callbacks += [keras.callbacks.TensorBoard(str(run_dir / "logs"))] if tensorboard else []
@@ -198,10 +198,8 @@ def _fit(model, recipe, data, valid_samples, run_dir, state, verbose, tensorboar
     spans = [(n, n + 1) for n in range(begun, recipe.epochs)] if callable(data) else [(begun, recipe.epochs)]
     with _in_a_sentence(recipe):
         for first, last in spans:
-            if callable(data):  # its order is its own
-                batches = _feed(data(first), replace(recipe, shuffle=False), True)
-            else:
-                batches = _feed(data, recipe, True)
+            batches = _feed(data(first) if callable(data) else data, shuffled, True)
+            restore(model, state, run_dir)  # `fit` ends with averaged weights, if there is an average
             model.fit(batches, initial_epoch=first, epochs=last, **how)
             if model.stop_training:
                 break
