@@ -18,7 +18,7 @@ import keras
 import numpy as np
 from PIL import Image
 from scipy import ndimage
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from .arguments import check_whole
 from .composites import Layer, fill, lift, paste, recolour, resized, unknown_band
