@@ -8,15 +8,18 @@ __all__ = ['confusion_matrix', 'Scores', 'scores', 'boundary', 'boundary_counts'
            'AlphaScores', 'alpha_scores', 'summarize_alpha']
 
 # %% ../nbs/05_evaluate.ipynb #c003
+import os
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import astuple, dataclass, fields, replace
+from functools import partial
 
 import numpy as np
 from scipy import ndimage
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from .arguments import check_whole
-from .data import Sample, get_batches, open_pair, plain_errors
+from .data import Sample, open_pair
 from .masks import IGNORE, PETS, Classes, input_size, predict_batch, predict_photo, resize_scores
 
 # %% ../nbs/05_evaluate.ipynb #c007
@@ -240,12 +243,26 @@ def _predicted(predict, samples, size, flip, batch_size):
             photo, truth = open_pair(sample.photo, sample.trimap, sample.classes)
             yield sample, truth, predict_photo(predict, photo, flip=flip)
         return
-    left = iter(samples)
-    with plain_errors():
-        for images, masks in get_batches(samples, batch_size, size).as_numpy_iterator():
-            answers = predict_batch(predict, images, flip=flip)
-            for truth, answer in zip(masks[..., 0], answers, strict=True):
-                yield next(left), truth, resize_scores(answer, size)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for first in range(0, len(samples), batch_size):
+            some = samples[first : first + batch_size]
+            images, masks = zip(*pool.map(partial(_at_size, size=size), some), strict=True)
+            answers = predict_batch(predict, np.stack(images), flip=flip)
+            for sample, truth, answer in zip(some, masks, answers, strict=True):
+                yield sample, truth, resize_scores(answer, size)
+
+
+def _at_size(sample, size):
+    """A photo (height, width, 3) float32 and its mask at one size, as `get_batches` gives them, without TensorFlow."""
+    photo, mask = open_pair(sample.photo, sample.trimap, sample.classes)
+    places = [(np.arange(m) + 0.5) * n / m for n, m in zip(mask.shape, size, strict=True)]
+    mask = mask[np.ix_(*(at.astype(int) for at in places))]
+    for axis, (at, n) in enumerate(zip(places, photo.shape, strict=False)):
+        low = np.floor(at - 0.5).astype(int)
+        share = np.float32(at - 0.5 - low).reshape((-1, 1, 1) if axis == 0 else (-1, 1))
+        before, after = (np.take(photo, i.clip(0, n - 1), axis).astype("float32") for i in (low, low + 1))
+        photo = before + share * (after - before)
+    return photo, mask
 
 
 def _count_own(sample, probabilities):

@@ -8,17 +8,19 @@ __all__ = ['NoPetError', 'KINDS', 'NothingFoundError', 'to_object', 'object_name
            'render', 'cutout', 'put_on', 'blurred']
 
 # %% ../nbs/11_matting.ipynb #n003
-import threading
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cache, cached_property, partial
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageColor, ImageOps
 from scipy import ndimage
 
+from .arguments import check_whole
 from .masks import Classes, class_colors, overlay, resize_scores, with_legend
+from .netfiles import NetFile, find_net_file
 from .photos import open_photo
 from .predict import Segmenter, compiled
 
@@ -92,15 +94,13 @@ def clean(
     holes: float = 0.01,  # fill holes smaller than this share of all objects' area; 0: none
 ) -> np.ndarray:  # the same: rest where objects were removed, object where holes were filled
     """Probabilities without specks and small holes."""
-    from skimage.measure import label
-
     scores, found = scores.copy(), scores.argmax(-1) != 1
-    objects = label(found, connectivity=1)
+    objects, _ = ndimage.label(found)
     areas = np.bincount(objects.ravel())
     areas[0] = 0
     specks = found & (areas[objects] < keep * areas.max())
     found &= ~specks
-    gaps = label(~found, connectivity=1)
+    gaps, _ = ndimage.label(~found)
     areas = np.bincount(gaps.ravel())
     areas[[0, *gaps[0], *gaps[-1], *gaps[:, 0], *gaps[:, -1]]] = scores.size  # open to the outside
     thing, rest = np.eye(scores.shape[-1])[:2]
@@ -184,20 +184,30 @@ class Refiner:
 
     def __init__(
         self,
-        net="edges",  # that of the package, a run folder, a packed net, a Keras model such as `refiner` builds for any size, or a function: (B, h, w, 5), 0..255 -> (B, h, w, 1), 0..1
+        net="edges",  # that of the package, a net file, a run folder, a packed net, a Keras model such as `refiner` builds for any size, or a function: (B, h, w, 5), 0..255 -> (B, h, w, 1), 0..1
         *,
         side: int = 512,  # longest side, pixels, at which a photo is seen as a whole
         tile: int = 256,  # pixels a side, a multiple of 32, of the tiles along the edge of a larger one
         most: int = 32,  # tiles; where the edge needs more, they are of a smaller copy
+        threads: int | None = None,  # as for `NetFile`
     ):
-        """Errors as of `load_net`; ValueError for a net that finds no edges."""
-        self.side, self.tile, self.most = side, tile, most
-        if isinstance(net, (str, Path)):
+        """Errors as of `load_net` and `NetFile`; ValueError for a net that finds no edges, or not at such sizes."""
+        check_whole(least=1, side=side, tile=tile, tiles=most)
+        self.side, self.tile, self.most, name = side, tile, most, net
+        if isinstance(net, (str, Path)) and (path := find_net_file(net)):
+            net = NetFile(path, threads=threads)
+        elif isinstance(net, (str, Path)):
             from petseg.runs import load_net
 
-            name, (net, *_) = net, load_net(net)
-            if net.input_shape[-1] != 5:
-                raise ValueError(f"{name} finds classes, not edges; take edges, or a run of the recipe edges")
+            net, *_ = load_net(net)
+        if getattr(net, "input_shape", (5,))[-1] != 5:
+            raise ValueError(f"{name} finds classes, not edges; take edges, or a run of the recipe edges")
+        self.sizes = getattr(net, "sizes", None)
+        for wanted in (side, tile):
+            if self.sizes and not any(min(size) >= wanted for size in self.sizes):
+                raise ValueError(
+                    f"{name} is for sizes up to {max(map(min, self.sizes))}; found side={side}, tile={tile}"
+                )
         self.predict = compiled(net) if hasattr(net, "predict_on_batch") else net
 
     def __call__(
@@ -217,8 +227,11 @@ class Refiner:
         return np.rint(255 * alpha.clip(0, 1)).astype("uint8")
 
     def _see(self, photo, told):
-        """What the net says of a photo, (h, w) float32; photos end with a multiple of 32."""
-        (h, w), more = told.shape[:2], [(0, -n % 32) for n in told.shape[:2]]
+        """What the net says of a photo, (h, w) float32, continued to the next size that it takes."""
+        h, w = told.shape[:2]
+        fits = [size for size in self.sizes or [(h + -h % 32, w + -w % 32)] if size[0] >= h and size[1] >= w]
+        size = min(fits, key=math.prod)
+        more = [(0, size[0] - h), (0, size[1] - w)]
         seen = np.concatenate([photo, 255 * told], -1, dtype="float32")
         return np.asarray(self.predict(np.pad(seen, [*more, (0, 0)], "edge")[None]))[0, :h, :w, 0]
 
@@ -259,33 +272,51 @@ class Refiner:
         return list(found.values())
 
 # %% ../nbs/11_matting.ipynb #n025
-_LOCK = threading.Lock()  # the threads that numba starts do not bear to be started by two threads at once
-
-
 def estimate_foreground(
     photo: np.ndarray,  # (H, W, 3) uint8
     alpha: np.ndarray,  # (H, W) uint8, 255 object
     *,
-    tile: int = 512,  # pixels a side
+    tile: int = 128,  # pixels a side
 ) -> (
     np.ndarray
 ):  # (H, W, 3) uint8: the photo, with the object's own colours where it is half transparent, black where it is not
     """The object's colours without the background that shines through."""
-    from pymatting import estimate_foreground_ml
-
-    colours, margin = photo.copy(), 48
-    for top in range(0, alpha.shape[0], tile):
-        for left in range(0, alpha.shape[1], tile):
+    far = [Image.fromarray(colours) for colours in _nearest_sure(photo, alpha)]
+    (high, wide), margin, found = alpha.shape, 16, photo.copy()
+    for top in range(0, high, tile):
+        for left in range(0, wide, tile):
             here = np.s_[top : top + tile, left : left + tile]
-            if ((alpha[here] > 0) & (alpha[here] < 255)).any():
+            soft = (alpha[here] > 0) & (alpha[here] < 255)
+            if soft.any():
                 y, x = max(0, top - margin), max(0, left - margin)
-                wide = np.s_[y : top + tile + margin, x : left + tile + margin]
-                with _LOCK:
-                    found = estimate_foreground_ml(photo[wide] / 255, alpha[wide] / 255)
-                inner = found[top - y :, left - x :][:tile, :tile]
-                colours[here] = np.rint(255 * inner.clip(0, 1))
-    colours[alpha == 255], colours[alpha == 0] = photo[alpha == 255], 0
-    return colours
+                bottom, right = min(high, top + tile + margin), min(wide, left + tile + margin)
+                size, scale = (right - x, bottom - y), np.divide(far[0].size, (wide, high))
+                box = (*np.multiply((x, y), scale), *np.multiply((right, bottom), scale))
+                first = [np.asarray(c.resize(size, Image.Resampling.BILINEAR, box=box)) for c in far]
+                fused = _fuse(photo[y:bottom, x:right], alpha[y:bottom, x:right], *first)
+                found[here][soft] = fused[top - y :, left - x :][: soft.shape[0], : soft.shape[1]][soft]
+    found[alpha == 0] = 0
+    return found
+
+
+def _nearest_sure(photo, alpha):
+    """For each pixel of a small copy the nearest sure colour of the object, and of the rest."""
+    shrink = min(1, 400 / max(alpha.shape))
+    size = tuple(max(1, round(n * shrink)) for n in alpha.shape)
+    photo, alpha = (_resize(a, size, Image.Resampling.BOX) for a in (photo, alpha))
+    for sure in (alpha >= min(250, alpha.max()), alpha <= max(5, alpha.min())):
+        yield photo[tuple(ndimage.distance_transform_edt(~sure, return_distances=False, return_indices=True))]
+
+
+def _fuse(photo, alpha, front, behind):
+    """The object's colours (h, w, 3) uint8, from a first idea of its colours and of those behind it."""
+    photo, alpha, front, behind = (np.float32(a) / 255 for a in (photo, alpha[..., None], front, behind))
+    for radius in (8, 3, 1):
+        near = partial(ndimage.uniform_filter, size=(2 * radius + 1, 2 * radius + 1, 1), mode="nearest")
+        share = near(alpha)
+        front, behind = near(alpha * front) / (share + 1e-5), near((1 - alpha) * behind) / (1 - share + 1e-5)
+        front = (front + alpha * (photo - alpha * front - (1 - alpha) * behind)).clip(0, 1)
+    return np.rint(255 * front).astype("uint8")
 
 # %% ../nbs/11_matting.ipynb #n028b
 @dataclass(frozen=True, eq=False)

@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from .masks import PETS, Classes, predict_batch, resize_scores
+from .netfiles import NetFile, find_net_file
 from .photos import MAX_PIXELS, PhotoError, TooManyPixelsError, open_photo  # noqa: F401, part of this module's interface
 
 _all_ = ["MAX_PIXELS", "PhotoError", "TooManyPixelsError", "open_photo", "resize_scores", "load_photo"]
@@ -26,9 +27,9 @@ def _shapes(side):
     return sorted({s for shape in tall if shape[0] <= 10 * shape[1] for s in (shape, shape[::-1])})
 
 
-def _nearest(size, side):
+def _nearest(size, shapes):
     """Of these sizes, the one with the proportions nearest to (height, width)."""
-    return min(_shapes(side), key=lambda s: abs(np.log(s[1] / s[0] * size[0] / size[1])))
+    return min(shapes, key=lambda s: abs(np.log(s[1] / s[0] * size[0] / size[1])))
 
 # %% ../nbs/10_predict.ipynb #new43
 class Segmenter:
@@ -36,18 +37,21 @@ class Segmenter:
 
     def __init__(
         self,
-        net="best",  # or small, a run folder, a packed net, a Keras model for any size, or any predictor: photos (B, h, w, 3), 0..255 -> probabilities (B, h, w, C)
+        net="best",  # or small, a net file, a run folder, a packed net, a Keras model for any size, or any predictor: photos (B, h, w, 3), 0..255 -> probabilities (B, h, w, C)
         *,
-        sizes: tuple[int, ...] = (256, 320),  # predict at side x side pixels each, multiples of 32, 96 or more
+        sizes: tuple[int, ...]
+        | None = None,  # predict at about side x side pixels each, multiples of 32, 96 or more; None: those of the net file, else 256 and 320
         flip: bool = False,  # the mirror image too
         classes: Classes | None = None,  # of the C; None: those that the net was trained for, or else `PETS`
         max_pixels: int = MAX_PIXELS,  # of a photo
+        threads: int | None = None,  # as for `NetFile`
     ):
         """ValueError for sizes that no net can take, or another number of classes; else as `load_net`."""
-        if not sizes or any(not isinstance(s, int) or s < 96 or s % 32 for s in sizes):
+        if sizes is not None and (not sizes or any(not isinstance(s, int) or s < 96 or s % 32 for s in sizes)):
             raise ValueError(f"sizes are multiples of 32, 96 or more; found {sizes!r}")
-        self.sizes, self.flip, self.max_pixels = tuple(sizes), flip, max_pixels
-        self.predict, self.classes = _predictor(net, classes)
+        self.flip, self.max_pixels = flip, max_pixels
+        self.predict, self.classes = _predictor(net, classes, threads)
+        self.shapes = _looks(self.predict, sizes)
 
     def __call__(
         self,
@@ -76,14 +80,14 @@ class Segmenter:
         photos: list[np.ndarray],  # (H, W, 3) uint8 each, what `open` gave
     ) -> list[np.ndarray]:  # (h, w, C) float32 each, at the largest of the sizes
         """The same before it is enlarged, for those who need less than a number for each pixel."""
-        sizes = [self._at_size(photos, side) for side in sorted(self.sizes, reverse=True)]
+        sizes = [self._look(photos, self.shapes[side]) for side in sorted(self.shapes, reverse=True)]
         return [
             np.mean([resize_scores(s, some[0].shape[:2]) for s in some], axis=0) for some in zip(*sizes, strict=True)
         ]
 
-    def _at_size(self, photos, side):
-        """Probabilities at one size, photos of one shape together."""
-        shapes, found = [_nearest(p.shape, side) for p in photos], {}
+    def _look(self, photos, shapes):
+        """Probabilities at one of these shapes each, photos of one shape together."""
+        shapes, found = [_nearest(p.shape, shapes) for p in photos], {}
         for shape in set(shapes):
             which = [i for i, s in enumerate(shapes) if s == shape]
             batch = [Image.fromarray(photos[i]).resize(shape[::-1], Image.Resampling.BILINEAR) for i in which]
@@ -94,24 +98,42 @@ class Segmenter:
         return [found[i] for i in range(len(photos))]
 
 # %% ../nbs/10_predict.ipynb #new44
-def _predictor(net, classes):
+def _predictor(net, classes, threads):
     """A net as a function, and its classes. ValueError if it takes one size only, or has another number of classes."""
     name = net if isinstance(net, (str, Path)) else getattr(net, "name", "the net")
-    if isinstance(net, (str, Path)):
+    if isinstance(net, (str, Path)) and (path := find_net_file(net)):
+        net = NetFile(path, classes=classes, threads=threads)
+        classes = classes or net.classes
+    elif isinstance(net, (str, Path)):
         from petseg.runs import load_net
 
         net, _, known = load_net(net)
         classes = classes or known
     classes = classes or PETS
-    if not hasattr(net, "predict_on_batch"):
+    if not hasattr(net, "input_shape"):
         return net, classes
     if net.input_shape[-1] == 5:
         raise ValueError(f"{name} finds edges, not classes; take best, small, or a run of another recipe")
+    if isinstance(net, NetFile):
+        return net, classes
     if net.input_shape[1:3] != (None, None):
         raise ValueError(f"{name} takes one size only; load or build it with img_size=(None, None)")
     if net.output_shape[-1] != len(classes):
         raise ValueError(_wrong_number(name, net.output_shape[-1], classes))
     return compiled(net), classes
+
+
+def _looks(predict, sides):
+    """{side: the shapes (height, width) to choose from}. ValueError for a side that a net file was not made for."""
+    if not isinstance(predict, NetFile):
+        return {side: _shapes(side) for side in sides or (256, 320)}
+    known = {}
+    for height, width in predict.sizes:
+        known.setdefault(32 * round((height * width) ** 0.5 / 32), []).append((height, width))
+    if strange := set(sides or ()) - known.keys():
+        sees = f"{predict.name} was made for sizes of {' and '.join(map(str, known))}, not {min(strange)}"
+        raise ValueError(f"{sees}; a Keras model takes any: load_pretrained(img_size=(None, None))")
+    return {side: known[side] for side in sides or known}
 
 
 def _wrong_number(name, found, classes):

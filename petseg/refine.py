@@ -28,7 +28,7 @@ from .masks import open_mask, resize_scores
 from .matting import as_told, clean, to_object
 from .photos import open_photo
 from .predict import Segmenter
-from .runs import Recipe, get_recipe
+from .runs import Recipe, get_recipe, has_begun, open_run
 from .train import train
 
 # %% ../nbs/workshop/refine.ipynb #f011
@@ -109,9 +109,16 @@ def _real(parts, segmenters, knowing, seed, i):
 
 
 def _drawn(segmenters, knowing, seed, i):
-    """A drawing, and what a net finds on it where that is about right."""
+    """A drawing, and every second time a mask of a smaller size, else what a net finds on it where that is about right."""
     rng = np.random.default_rng([seed, 2, i])
     drawing = draw_pet(rng, int(rng.integers(320, 513)))
+    if i % 2:
+        shrink = rng.uniform(128, 384) / max(drawing.trimap.shape)
+        size = tuple(max(8, round(n * shrink)) for n in drawing.trimap.shape)
+        mask = resized(drawing.trimap, size, Image.Resampling.NEAREST)
+        told = np.stack([mask == 1, mask == 3], -1).astype("float32")
+        told = np.rint(255 * resize_scores(told, drawing.alpha.shape)).astype("uint8")
+        return Example("drawn", drawing.photo, told, drawing.alpha)
     told = _told(_asked(rng, segmenters[i % len(segmenters)], knowing), drawing.photo)
     found, true = told.sum(-1, dtype=int) > 127, drawing.alpha > 127
     near = (found & true).sum() > 0.75 * (found | true).sum()
@@ -131,7 +138,8 @@ def make_examples(
     """Composites, real photos and drawings, each with what a net finds on it that errs as on new photos. ValueError without objects."""
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         samples = [s for half in halves for s in half]
-        lifted = iter(tqdm(pool.map(_take_apart, samples), "lifting", len(samples), unit="photo", disable=not progress))
+        lifted = pool.map(_take_apart, samples)
+        lifted = iter(list(tqdm(lifted, "lifting", len(samples), unit="photo", disable=not progress)))
         parts = [[next(lifted) for _ in half] for half in halves]
         real = 3 * sum(p.layer is not None for half in parts for p in half)
         if not real:
@@ -216,7 +224,7 @@ class Lessons:
         size: int = 256,  # pixels a side
         crops: int = 1000,  # an epoch
         real: float = 0.45,  # share of crops that are of real photos
-        drawn: float = 0.12,  # share that are of drawings
+        drawn: float = 0.18,  # share that are of drawings
         again: float = 0.25,  # share, of composites and drawings, that teach the second step
         seed: int = 0,
     ):
@@ -264,7 +272,7 @@ def train_refiner(
 ) -> tuple[keras.Model, dict]:  # as of `train`
     """Train a net that finds edges, from masks alone. Errors as of `train`, `get_recipe`, `load_net`."""
     own: dict[str, Any] = {"recipe": "small", "net": None, "folds": 2, "fold_epochs": 12}
-    own |= {"composites": 2400, "drawings": 240}
+    own |= {"composites": 2400, "drawings": 480}
     how, names = dict(recipe.edges or {}), [*own, "size", "crops", "real", "drawn", "again", "seed"]
     if strange := how.keys() - set(names):
         raise ValueError(f"edges has no {', '.join(sorted(strange))}: take {', '.join(names)}")
@@ -277,6 +285,11 @@ def train_refiner(
         raise ValueError(
             "no class is the background, and an edge is one between object and background; name one in classes.json"
         )
+    recipe = replace(recipe, classes=train_samples[0].classes)
+    names = {"train": [s.name for s in train_samples], "valid": [s.name for s in valid_samples]}
+    run = open_run(run_dir) if has_begun(Path(run_dir)) else None
+    if run and (run.state, run.recipe, run.samples) == ("done", recipe, names):
+        return run.load_model(), run.history
     first, knowing = get_recipe(name), Segmenter(net) if net else None
     order = sorted(train_samples, key=lambda s: s.name)
     random.Random(recipe.seed).shuffle(order)
@@ -295,4 +308,4 @@ def train_refiner(
     if valid_samples:
         seen = examples([valid_samples], segmenters[:1], composites=len(valid_samples), drawings=0)
         valid = Lessons(seen, **how | {"crops": 4 * len(valid_samples)})(0)
-    return train(replace(recipe, classes=order[0].classes), lessons, valid, run_dir, verbose=verbose)
+    return train(recipe, lessons, valid, run_dir, verbose=verbose)

@@ -22,7 +22,18 @@ import numpy as np
 from .data import augmented, get_batches, plain_errors
 from .losses import get_loss
 from .masks import IGNORE, describe_values, open_mask
-from .runs import Recipe, best_epoch, build_model, claim_run, end_run, get_recipe, has_begun, is_finished
+from .netfiles import NET_FILE
+from petseg.runs import (
+    Recipe,
+    best_epoch,
+    build_model,
+    claim_run,
+    end_run,
+    export_net,
+    get_recipe,
+    has_begun,
+    is_finished,
+)
 from .runs import keep_state, load_run, lock_run, read_history, restore, resume_run, stop_broken
 
 _all_ = ["Recipe", "best_epoch", "get_recipe", "load_run", "read_history"]
@@ -213,6 +224,7 @@ def train(
     *,
     verbose: int | str = "auto",  # as for Keras's `fit`: 0 silent, 1 a bar, 2 a line an epoch
     tensorboard: bool = False,  # write TensorBoard's logs to run_dir/logs
+    export: bool = False,  # write run_dir/net.tflite too, which runs without Keras
 ) -> tuple[keras.Model, dict]:  # the model with its best epoch's weights, and the history
     """Fit a recipe's model. ValueError: wrong recipe or data; OSError: another's folder, full; FloatingPointError: NaN."""
     run_dir = Path(run_dir)
@@ -236,6 +248,8 @@ def train(
         _fit_or_explain(model, recipe, train_samples, valid_samples, run_dir, state, verbose, tensorboard)
         best, history = load_run(run_dir), read_history(run_dir)
         end_run(run_dir)
+        if export:
+            export_net(run_dir, run_dir / NET_FILE)
     return best, history
 
 

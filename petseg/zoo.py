@@ -425,10 +425,12 @@ def refiner(
     alpha=0.35,  # the encoder's channels, as a share of MobileNetV2's
     width=(96, 64, 48, 32, 16),  # channels of the five decoder stages, coarse to fine
     depth=(2, 2, 2, 3, 2),  # separable convolutions of each stage, 1 or more
+    mixes=0,  # sums of red, green and blue that the last stage sees, their weights chosen for each place
 ):  # keras.Model: raw RGB and probabilities of object and border, all 0..255, (batch, height, width, 5) -> alpha, 0..1, (batch, height, width, 1)
     """U-Net that finds the edge of what another net has found; ValueError, FileNotFoundError for wrong values."""
     check_counts_list("width", width, 5)
     check_counts_list("depth", depth, 5)
+    check_whole(least=0, mixes=mixes)
     check_net(img_size, 2, depth=5)
     photo = keras.Input((*img_size, 5), name="photo")
     rgb = layers.Rescaling(1 / 127.5, offset=-1, name="entry")(photo[..., :3])
@@ -440,15 +442,24 @@ def refiner(
     x = layers.Concatenate()([x, found.pop()])
     for i, filters in enumerate(width):
         full = i == len(width) - 1
+        mixed = [_mixed(x, rgb, mixes)] if full and mixes else []
         x = layers.UpSampling2D(2, interpolation="bilinear")(conv_bn(x, filters, momentum=0.99))
-        skip = layers.Concatenate()([saved.pop(), found.pop()])
+        skip = layers.Concatenate()([saved.pop(), found.pop(), *map(layers.ReLU(), mixed)])
         x = layers.Add()([x, conv_bn(skip, filters, 3 if full else 1, momentum=0.99)])
         for j in range(depth[i]):
             name = stage_name("up", width, i) if j == depth[i] - 1 else None
             more = conv_bn(x, filters, 3, separable=True, momentum=0.99, name=name if full else None)
             x = more if full else layers.Add(name=name)([x, more])
     start = layers.Conv2D(1, 1, name="start")
-    logits = layers.Add()([layers.Conv2D(1, 3, padding="same")(x), start(told)])
+    last = layers.Concatenate()([x, *mixed]) if mixed else x
+    logits = layers.Add()([layers.Conv2D(1, 3, padding="same")(last), start(told)])
     net = keras.Model(photo, layers.Activation("sigmoid", dtype="float32", name="output")(logits), name="refiner")
     start.set_weights([np.array([12.0, 6.0]).reshape(1, 1, 2, 1), np.array([-6.0])])
     return net
+
+
+def _mixed(x, rgb, mixes):
+    """Sums of red, green and blue, and a constant, with weights from features of half the size."""
+    weights = layers.UpSampling2D(2, interpolation="bilinear")(layers.Conv2D(4 * mixes, 1, name="mix")(x))
+    parts = [layers.Multiply()([weights[..., i * mixes : (i + 1) * mixes], rgb[..., i : i + 1]]) for i in range(3)]
+    return layers.Add()([*parts, weights[..., 3 * mixes :]])
