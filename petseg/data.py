@@ -262,15 +262,16 @@ def fit_pair(
 
 # %% ../nbs/01_data.ipynb #c052
 def _decode(photo, trimap, table, img_size):
-    """The tensors of one pair of paths: float32 (H, W, 3), 0..255, uint8 (H, W, 1), and the values of no class."""
+    """The tensors of one pair of paths: float32 (H, W, 3), 0..255, uint8 (H, W, 1), pixels of each value of no class."""
     import tensorflow as tf
 
-    image = tf.io.decode_jpeg(tf.io.read_file(photo), channels=3, dct_method="INTEGER_ACCURATE")  # PNG and GIF too
-    values = tf.io.decode_png(tf.io.read_file(trimap), channels=1)
-    classes = tf.gather(table, tf.cast(values, "int32"))
-    strange = tf.boolean_mask(values, classes < 0)
-    mask = tf.cast(tf.image.resize(classes, img_size, method="nearest"), "uint8")
-    return tf.image.resize(image, img_size), mask, strange
+    file, how = tf.io.read_file(photo), {"channels": 3, "dct_method": "INTEGER_ACCURATE"}
+    copied = tf.strings.substr(file, 0, 2) == "BM"
+    image = tf.cond(copied, lambda: tf.io.decode_bmp(file, 3), lambda: tf.io.decode_jpeg(file, **how))  # PNG too
+    values = tf.cast(tf.io.decode_png(tf.io.read_file(trimap), channels=1), "int32")
+    counts = tf.raw_ops.Bincount(arr=values, size=256, weights=tf.zeros(0, "int32"))
+    mask = tf.gather(table, tf.image.resize(values, img_size, method="nearest"))
+    return tf.image.resize(image, img_size), tf.cast(mask, "uint8"), counts * tf.cast(table < 0, "int32")
 
 
 def _fail(photo, trimap, table, img_size):
@@ -286,7 +287,7 @@ def _fail(photo, trimap, table, img_size):
         _SUFFIX,
     ]
     with tf.control_dependencies([tf.debugging.Assert(False, [tf.strings.join(said)])]):
-        return tf.zeros((*img_size, 3)), tf.zeros((*img_size, 1), "uint8"), tf.zeros((0,), "uint8")
+        return tf.zeros((*img_size, 3)), tf.zeros((*img_size, 1), "uint8"), tf.zeros(256, "int32")
 
 
 _PREFIX, _SUFFIX = "petseg: ", " :petseg"  # round what is said of a file, in what TensorFlow makes of it
@@ -303,7 +304,10 @@ def _load_pairs(photos, masks, tables, img_size, classes, order):
 
     def checked(decoded, pair):
         image, mask, strange = decoded
-        found = [tf.strings.as_string(f(strange)) for f in (tf.reduce_min, tf.reduce_max, tf.size)]
+        values = tf.where(strange > 0)
+        found = [
+            tf.strings.as_string(n) for n in (tf.reduce_min(values), tf.reduce_max(values), tf.reduce_sum(strange))
+        ]
         said = [
             _PREFIX,
             pair[1],
@@ -313,7 +317,7 @@ def _load_pairs(photos, masks, tables, img_size, classes, order):
             found[1],
             " of no class, in ",
         ]
-        fine = tf.debugging.Assert(tf.size(strange) == 0, [tf.strings.join([*said, found[2], " pixels", _SUFFIX])])
+        fine = tf.debugging.Assert(tf.size(values) == 0, [tf.strings.join([*said, found[2], " pixels", _SUFFIX])])
         with tf.control_dependencies([fine]):
             return tf.identity(image), mask
 
@@ -345,12 +349,12 @@ def _is_plain(photo, trimap, classes):
 
 def _copy(photo, trimap, classes, folder):
     """Write a pair as upright PNG, the mask's indices, unless it is there; the paths. Errors as of `open_pair`, OSError."""
-    copies = [str(Path(folder) / f"{_digest(photo, trimap, classes)}-{what}.png") for what in ("photo", "mask")]
+    copies = [str(Path(folder) / f"{_digest(photo, trimap, classes)}-{what}") for what in ("photo.bmp", "mask.png")]
     if not all(map(os.path.isfile, copies)):
         for path, pixels in zip(copies, open_pair(photo, trimap, classes), strict=True):
             new = f"{path}.{os.getpid()}.new"
             try:
-                Image.fromarray(pixels).save(new, "png", compress_level=1)
+                Image.fromarray(pixels).save(new, path[-3:], compress_level=1)
                 os.replace(new, path)
             except OSError as e:
                 why = f"{path}: no copy of {photo} ({e.strerror}); name a cache folder with more room"

@@ -51,16 +51,18 @@ def up_stage(
     name=None,  # name of the stage's last layer; None: Keras picks one
     *,
     kernel_size=3,  # side of the convolutions' kernels, 1 or more
+    fast=False,  # double once, at the end: the same function of the same weights
 ):  # feature maps, (batch, height * 2, width * 2, filters)
     """Two transposed convolutions of stride 1 and an up-sampling, with a residual (Keras's pets example)."""
     check_counts(filters=filters, kernel_size=kernel_size)
-    residual = layers.Conv2D(filters, 1)(layers.UpSampling2D(2)(x))
+    residual = layers.Conv2D(filters, 1)(x if fast else layers.UpSampling2D(2)(x))
     for _ in range(2):
         x = layers.Activation("relu")(x)
         x = layers.Conv2DTranspose(filters, kernel_size, padding="same")(x)
         x = layers.BatchNormalization()(x)
-    x = layers.UpSampling2D(2)(x)
-    return layers.Add(name=name)([x, residual])
+    if fast:
+        return layers.UpSampling2D(2, name=name)(layers.Add()([x, residual]))
+    return layers.Add(name=name)([layers.UpSampling2D(2)(x), residual])
 
 # %% ../nbs/02_model.ipynb #c033
 def check_net(
@@ -126,6 +128,7 @@ def get_model(
     filters=(64, 128, 256),  # channels of the down stages; up stages mirror them and end with half the first
     kernel_size=3,  # side of the convolutions' kernels, 1 or more
     rescale=False,  # bring pixels to -1..1 first; the example does not
+    fast=False,  # up stages double once, at their end: same weights, same scores, less work
 ):  # keras.Model: raw RGB, 0..255, (batch, height, width, 3) -> scores, 0..1, (batch, height, width, num_classes)
     """The network of Keras's example `oxford_pets_image_segmentation`; ValueError for a size or count that cannot be."""
     check_counts_list("filters", filters)
@@ -140,7 +143,7 @@ def get_model(
         x = down_stage(x, n, name=stage_name("down", filters, i), kernel_size=kernel_size)
     upward = (*reversed(filters), half)
     for i, n in enumerate(upward):
-        x = up_stage(x, n, name=stage_name("up", upward, i), kernel_size=kernel_size)
+        x = up_stage(x, n, name=stage_name("up", upward, i), kernel_size=kernel_size, fast=fast)
     return keras.Model(photo, score_pixels(x, num_classes, kernel_size), name="keras_example")
 
 # %% ../nbs/02_model.ipynb #c046

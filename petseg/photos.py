@@ -10,7 +10,7 @@ __all__ = ['MAX_PIXELS', 'KINDS', 'PhotoError', 'TooManyPixelsError', 'known_kin
 import io
 import struct
 from contextlib import contextmanager, suppress
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import IO
 
@@ -193,8 +193,13 @@ def to_rgb(
 
 def _to_srgb(img, profile):
     """A picture with its colours in sRGB, RGB. Errors as of Pillow's."""
-    srgb = ImageCms.createProfile("sRGB")
-    return ImageCms.profileToProfile(img, io.BytesIO(profile), srgb, outputMode="RGB")
+    return ImageCms.applyTransform(img, _transform(img.mode, profile))
+
+
+@lru_cache(32)
+def _transform(mode, profile):
+    """What takes a profile's colours to sRGB, which is slower to make than to use."""
+    return ImageCms.buildTransform(io.BytesIO(profile), ImageCms.createProfile("sRGB"), mode, "RGB")
 
 
 @cache
@@ -214,8 +219,20 @@ def as_stored(
     img: Image.Image,  # open; its pixels need not be loaded
 ) -> bool:
     """True if the numbers in a file are those that `to_rgb` gives: upright, sRGB, opaque, 8 bits."""
-    plain = img.mode in ("RGB", "L") and not img.has_transparency_data and orientation(img) == 1
-    return plain and _is_srgb(img.mode, img.info.get("icc_profile"))
+    plain = img.mode in ("RGB", "L") and not img.has_transparency_data
+    upright = not _may_be_turned(img) or orientation(img) == 1
+    return plain and upright and _is_srgb(img.mode, img.info.get("icc_profile"))
+
+
+def _may_be_turned(img):
+    """False for a PNG that is sure to say nothing of turning; Pillow would decode it all to see what stands at its end."""
+    if img.format != "PNG" or img.fp is None:
+        return True
+    place = img.fp.tell()
+    img.fp.seek(0)
+    file = img.fp.read()
+    img.fp.seek(place)
+    return any(note in file for note in (b"eXIf", b"Raw profile type exif", b"XML:com.adobe.xmp"))
 
 # %% ../nbs/workshop/photos.ipynb #w012
 @contextmanager

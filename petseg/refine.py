@@ -28,7 +28,7 @@ from .masks import open_mask, resize_scores
 from .matting import as_told, clean, to_object
 from .photos import open_photo
 from .predict import Segmenter
-from .runs import Recipe, get_recipe, has_begun, open_run
+from .runs import Recipe, get_recipe, has_begun, load_net, open_run
 from .train import train
 
 # %% ../nbs/workshop/refine.ipynb #f011
@@ -262,6 +262,12 @@ class Lessons:
         return np.stack(seen), np.stack(true)
 
 # %% ../nbs/workshop/refine.ipynb #f031
+def _of_any_size(net):
+    """A segmenter of a Keras model, which looks at other sizes than a net file."""
+    model, _, classes = load_net(net)
+    return Segmenter(model, classes=classes)
+
+
 def train_refiner(
     recipe: Recipe,  # `get_recipe("edges")`, or one like it; its `edges` may hold recipe (of the nets for the halves), net (that knows all), folds, fold_epochs, composites, drawings and arguments of `Lessons`
     train_samples: list[Sample],
@@ -290,7 +296,7 @@ def train_refiner(
     run = open_run(run_dir) if has_begun(Path(run_dir)) else None
     if run and (run.state, run.recipe, run.samples) == ("done", recipe, names):
         return run.load_model(), run.history
-    first, knowing = get_recipe(name), Segmenter(net) if net else None
+    first, knowing = get_recipe(name), _of_any_size(net) if net else None
     order = sorted(train_samples, key=lambda s: s.name)
     random.Random(recipe.seed).shuffle(order)
     halves, segmenters = [order[k::folds] for k in range(folds)], []
@@ -300,7 +306,7 @@ def train_refiner(
         if verbose:
             print(f"net {k + 1} of {folds}, which does not know the photos of its part: {where}")
         train(replace(first, start="", epochs=epochs, patience=0), known, [], where, verbose=verbose)
-        segmenters.append(Segmenter(where))
+        segmenters.append(_of_any_size(where))
     examples = partial(make_examples, knowing=knowing, seed=recipe.seed, progress=bool(verbose))
     how |= {"size": recipe.img_size[0], "seed": recipe.seed}
     lessons = Lessons(examples(halves, segmenters, composites=composites, drawings=drawings), train_samples, **how)
