@@ -14,6 +14,7 @@ import tempfile
 import threading
 import warnings
 import zipfile
+from collections.abc import Callable
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from importlib.resources import files
 from pathlib import Path
@@ -208,7 +209,8 @@ class NetFile:
     ):
         """FileNotFoundError; ValueError as of `read_card`, and for another's file that takes or gives something else."""
         path = Path(path)
-        self.name, self.classes, self._runners, self._lock = str(path), classes, {}, threading.Lock()
+        self.name, self.classes, self._lock = str(path), classes, threading.Lock()
+        self._runners: dict[tuple[int, int], Callable] = {}
         self._net, self.card = _read(path, classes is not None)
         self._graph = _opened(path, self._net, threads or min(4, os.cpu_count() or 1))
         if self.card:

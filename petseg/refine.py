@@ -28,7 +28,7 @@ from .masks import open_mask, resize_scores
 from .matting import as_told, clean, to_object
 from .photos import open_photo
 from .predict import Segmenter
-from .runs import Recipe, get_recipe, has_begun, load_net, open_run
+from .runs import Recipe, get_recipe, has_begun, load_net, open_run, recipe_fields
 from .train import train
 
 # %% ../nbs/workshop/refine.ipynb #f011
@@ -292,9 +292,9 @@ def train_refiner(
             "no class is the background, and an edge is one between object and background; name one in classes.json"
         )
     recipe = replace(recipe, classes=train_samples[0].classes)
-    names = {"train": [s.name for s in train_samples], "valid": [s.name for s in valid_samples]}
     run = open_run(run_dir) if has_begun(Path(run_dir)) else None
-    if run and (run.state, run.recipe, run.samples) == ("done", recipe, names):
+    same = run and recipe_fields(run.recipe) == recipe_fields(recipe)
+    if same and run.state == "done" and run.samples["train"] == [s.name for s in train_samples]:
         return run.load_model(), run.history
     first, knowing = get_recipe(name), _of_any_size(net) if net else None
     order = sorted(train_samples, key=lambda s: s.name)

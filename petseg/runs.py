@@ -814,7 +814,7 @@ def export_net(
     run = name not in _PACKED and Path(name).is_dir()
     card = describe_run(open_run(name), model) if run else model_card(name)
     card |= {"classes": None if recipe.model == "refiner" else asdict(classes)}
-    side = max(64, 32 * round(math.prod(recipe.img_size) ** 0.5 / 32))
+    side = max(64, 32 * round(math.prod(n or 256 for n in recipe.img_size) ** 0.5 / 32))
     looks = look_sizes(side) + look_sizes(32 * math.ceil(side * 1.25 / 32))
     sizes = EDGE_SIZES if recipe.model == "refiner" else looks
     if dest.suffix == ".tflite":
