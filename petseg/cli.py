@@ -303,35 +303,24 @@ def _packed(picture, kind):
 
 # %% ../nbs/16_cli.ipynb #new13
 def _segmenter(args):
-    """The net, ready; and for a cut-out, what finds its colours. Or a method of chapter 06 in the net's place."""
-    _load_tensorflow(args)
+    """The net, ready; or a method of chapter 06 in its place."""
+    from petseg.masks import read_classes
+    from petseg.netfiles import find_net_file
     from petseg.predict import Segmenter
 
-    if args.kind == "cutout":
-        _prepare_colours()
     most = round(args.max_megapixels * 1e6)
     if args.method != "net":
         from petseg.classical import METHODS, as_predictor
 
         return _asked(Segmenter(as_predictor(METHODS[args.method]), sizes=(256,), max_pixels=most), args)
+    if not all(map(find_net_file, filter(None, (args.net, args.edges)))):
+        _load_tensorflow(args)
     if args.edges is not None and args.kind in ("cutout", "mask"):
         from petseg.matting import Refiner
 
         args.matting = Refiner(args.edges)
-    return _asked(Segmenter(args.net, max_pixels=most), args)
-
-
-def _prepare_colours():
-    """Compile what `estimate_foreground` needs, and say so if it takes long. OSError without a folder for it."""
-    note = "petseg: preparing the colours of edges, once on this machine; a minute at most"
-    timer = threading.Timer(5, print, [note], {"file": sys.stderr, "flush": True})
-    timer.start()
-    try:
-        import pymatting  # noqa: F401
-    except RuntimeError as e:  # numba's, which keeps what it compiles or does nothing
-        raise OSError("there is no folder to prepare the colours of edges in; set TMPDIR to one, or --mask") from e
-    finally:
-        timer.cancel()
+    classes = read_classes(args.classes) if args.classes else None
+    return _asked(Segmenter(args.net, classes=classes, max_pixels=most), args)
 
 
 def _asked(segmenter, args):
@@ -450,7 +439,6 @@ def _watch(args):
 
 # %% ../nbs/16_cli.ipynb #new17
 def _serve(args):
-    _load_tensorflow(args)
     from petseg.app import serve
 
     serve(args.host, args.port, allow_hosts=args.allow_host)
@@ -582,14 +570,23 @@ def _train(args):
     )
 
 # %% ../nbs/16_cli.ipynb #c011
-def _load(args):
-    """A net, its recipe and its classes, as of `load_net`. ValueError if it tells no classes."""
-    from petseg.export import load_net
+def _load(args, keras=False):
+    """A net, the size that it is shown photos at, and its classes. Errors as of `NetFile` and `load_net`; ValueError if it tells no classes."""
+    from petseg.netfiles import NetFile, find_net_file
 
-    model, recipe, classes = load_net(args.run, img_size=None)
-    if recipe.model == "refiner":
+    path = None if keras else find_net_file(args.run)
+    if path:
+        net = NetFile(path)
+        size, classes = net.sizes[0], net.classes
+    else:
+        _load_tensorflow(args)
+        from petseg.runs import load_net
+
+        net, recipe, classes = load_net(args.run, img_size=None)
+        size = recipe.img_size
+    if net.input_shape[-1] == 5:
         raise ValueError(f"{args.run} finds edges, not classes; take best, small, or a run of another recipe")
-    return model, recipe, classes
+    return net, size, classes
 
 
 def _matching(samples, classes, args):
@@ -603,19 +600,24 @@ def _matching(samples, classes, args):
 def _evaluate(args):
     for path in (args.out, args.photos):
         _check_new(path)
-    _load_tensorflow(args)
     from petseg.evaluate import evaluate
-    from petseg.runs import write_json
 
-    model, recipe, classes = _load(args)
+    net, size, classes = _load(args)
     samples = _matching(_find(args, args.split), classes, args)
     how = {"own_size": args.own_size, "flip": args.flip, "progress": sys.stderr.isatty()}
-    counts = evaluate(model, samples, **how)
-    _print_scores(counts, args.split, recipe)
+    counts = evaluate(net, samples, **how)
+    _print_scores(counts, args.split, size)
     if args.out:
-        write_json(args.out, _stored(counts, args.split, recipe, args.flip))
+        _write_text(args.out, json.dumps(_stored(counts, args.split, size, args.flip), indent=1))
     if args.photos:
         _write_photos(args.photos, counts)
+
+
+def _write_text(path, text):
+    """A text file, whole or not at all."""
+    new = path.with_name(path.name + ".new")
+    new.write_text(text, encoding="utf-8", newline="\n")
+    os.replace(new, path)
 
 
 def _check_new(path):
@@ -634,11 +636,11 @@ def _groups(counts):
     return {"species": lambda s: s.species, "breeds": lambda s: s.breed} if pets else {}
 
 
-def _print_scores(counts, split, recipe):
+def _print_scores(counts, split, size):
     from petseg.evaluate import by_group, summarize
 
     own = [c.own for c in counts if c.own]
-    sizes = {"{} x {} pixels".format(*recipe.img_size): counts} | ({"each photo's own size": own} if own else {})
+    sizes = {"{} x {} pixels".format(*size): counts} | ({"each photo's own size": own} if own else {})
     for size, some in sizes.items():
         found = summarize(some)
         named, means, width = found.scores.named(), found.per_photo.named(), 26
@@ -663,11 +665,11 @@ def _line(key, found, width, name=None):
     return f"{name or key:{width}}{found.scores.named()[key]:13.3f}   {low:.3f} to {high:.3f}"
 
 # %% ../nbs/16_cli.ipynb #c015
-def _stored(counts, split, recipe, flip):
+def _stored(counts, split, size, flip):
     """What `--out` writes."""
     from petseg.evaluate import by_group, summarize
 
-    kind = {"split": split, "averaging": "over the set", "size": recipe.img_size, "flip": flip}
+    kind = {"split": split, "averaging": "over the set", "size": list(size), "flip": flip}
     found = kind | {"boundary width": "2 % of the diagonal, 1 pixel or more"} | summarize(counts).named()
     for name, key in _groups(counts).items():
         found[name] = {group: _brief(part) for group, part in by_group(counts, key).items()}
@@ -710,11 +712,9 @@ def _write_photos(path, counts):
         own = [c.own for c in counts]
         table["own size: pixels"] = [int(c.matrix.sum()) for c in own]
         table |= {f"own size: {key}": values for key, values in per_photo(own).named().items()}
-    new = path.with_name(path.name + ".new")
-    with new.open("w", newline="") as f:
-        rows = zip(*table.values(), strict=True)
-        csv.writer(f, lineterminator="\n").writerows([table, *([_cell(x) for x in row] for row in rows)])
-    os.replace(new, path)
+    rows, text = zip(*table.values(), strict=True), io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([table, *([_cell(x) for x in row] for row in rows)])
+    _write_text(path, text.getvalue())
 
 
 def _cell(x):
@@ -725,14 +725,12 @@ def _cell(x):
 def _show(args):
     _check_new(args.out)
     _load_tensorflow(args)
-    from petseg.runs import get_recipe
-
     samples = _spread(_find(args, args.split), args.n)
-    model, recipe = None, get_recipe("original")
+    model, size = None, (160, 160)
     if args.run:
-        model, recipe, classes = _load(args)
+        model, size, classes = _load(args)
         _matching(samples, classes, args)
-    _write_picture(args.out, samples, recipe.img_size, model)
+    _write_picture(args.out, samples, size, model)
     print(args.out)
 
 
@@ -772,7 +770,7 @@ def _demo(args):
     print(f"training on {len(train_samples)} samples, {recipe.epochs} epochs", flush=True)
     run_dir = args.out / ("run-real" if real else "run")
     model, _ = train(recipe, train_samples, valid_samples, run_dir, verbose=1 if sys.stdout.isatty() else 2)
-    _print_scores(evaluate(model, test), "test", recipe)
+    _print_scores(evaluate(model, test), "test", recipe.img_size)
     picture = run_dir / "picture.png"
     _write_picture(picture, _spread(test, 6), recipe.img_size, model)
     print(f"a picture of {'photos' if real else 'drawings'} it never trained on: {picture.resolve()}")
@@ -826,7 +824,8 @@ def _cut_command(commands):
     cut.add_argument(
         "--method", default="net", help="how it was done before: otsu, watershed, canny, chan-vese, grabcut ..."
     )
-    cut.add_argument("--net", default="best", help="best, small, or a run folder (default: best)")
+    cut.add_argument("--net", default="best", help="best, small, a net file, or a run folder (default: best)")
+    cut.add_argument("--classes", type=Path, metavar="FILE", help="what another's net file tells: a classes.json")
     cut.add_argument(
         "--max-megapixels",
         type=_megapixels,

@@ -292,10 +292,11 @@ def train_refiner(
             "no class is the background, and an edge is one between object and background; name one in classes.json"
         )
     recipe = replace(recipe, classes=train_samples[0].classes)
-    run = open_run(run_dir) if has_begun(Path(run_dir)) else None
-    same = run and recipe_fields(run.recipe) == recipe_fields(recipe)
-    if same and run.state == "done" and run.samples["train"] == [s.name for s in train_samples]:
-        return run.load_model(), run.history
+    if has_begun(Path(run_dir)):
+        run, names = open_run(run_dir), [s.name for s in train_samples]
+        same = recipe_fields(run.recipe) == recipe_fields(recipe) and run.samples["train"] == names
+        if same and run.state == "done":
+            return run.load_model(), run.history
     first, knowing = get_recipe(name), _of_any_size(net) if net else None
     order = sorted(train_samples, key=lambda s: s.name)
     random.Random(recipe.seed).shuffle(order)
