@@ -479,7 +479,8 @@ def render(
     *,
     background=None,  # of a cutout: as for `put_on`, or "blur"; None: transparent
     legend: bool = False,  # of an overlay: name its colours in a strip below
-    crop: float | None = None,  # trim to the object, with a margin in per cent of its longer side; None: the whole photo
+    crop: float
+    | None = None,  # trim to the object, with a margin in per cent of its longer side; None: the whole photo
     size: tuple[int, int] | str | None = None,  # as for `fit`; None: as it is
 ) -> Image.Image:  # RGBA or RGB for a cutout, L for mask and trimap, RGB for an overlay, P for labels
     """A picture of what was found. ValueError: kind, background; of what needs an object, errors as of `Found.place`."""
@@ -526,7 +527,9 @@ def _numbered(picture, found):
                 y, x = np.unravel_index(depth.argmax(), depth.shape)
                 left, top = found.box[:2] if found.box else (0, 0)
                 at = (left + (x + 0.5) * wide / depth.shape[1], top + (y + 0.5) * high / depth.shape[0])
-                draw.text(at, str(i), "white", font, anchor="mm", stroke_width=max(1, font.size // 8), stroke_fill="black")
+                draw.text(
+                    at, str(i), "white", font, anchor="mm", stroke_width=max(1, font.size // 8), stroke_fill="black"
+                )
     return picture
 
 # %% ../nbs/11_matting.ipynb #n029
