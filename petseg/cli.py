@@ -905,7 +905,7 @@ def _cut_command(commands):
         type=_megapixels,
         default=80,
         metavar="N",
-        help="of a photo at most (default: 80, for which 3.1 GB of memory are enough)",
+        help="of a photo at most (default: 80, for which 3.1 GB of memory are enough, for each core that cuts)",
     )
     cut.add_argument("--force", action="store_true", help="write again what is there already")
     cut.add_argument("--watch", action="store_true", help="go on looking for new photos in the folders")
