@@ -19,11 +19,14 @@ import tempfile
 import threading
 import time
 import warnings
-from contextlib import suppress
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, suppress
 from dataclasses import asdict
 from functools import cache, partial
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 
 from . import __version__
 
@@ -244,26 +247,31 @@ def _ending(args):
     return f"{of}-blur.png" if args.background == "blur" else f"{of}-on-{plain}.png"
 
 # %% ../nbs/16_cli.ipynb #new11
-def _cut_one(path, dest, segmenter, args):
+def _cut_one(path, dest, net, args):
     """Cut one photo and write the result; what `--json` says of it."""
     import numpy as np
 
     from petseg.matting import render, see
 
     start = time.perf_counter()
-    found = see(sys.stdin.buffer.read() if path == "-" else path, segmenter, name=args.name, matting=args.matting)
+    segmenter, matting = net
+    photo = sys.stdin.buffer.read() if path == "-" else path
+    found = see(photo, segmenter, name=args.name, matting=matting, box=args.box, pick=args.pick)
     if args.kind == "labelme":
         from petseg.outlines import write_labelme
 
         write_labelme(dest, path, found.labels, found.classes)
     else:
-        _save(render(found, args.kind, background=args.backdrop, legend=True), dest)
+        how = {"background": args.backdrop, "legend": True, "crop": args.crop, "size": args.size}
+        _save(render(found, args.kind, **how), dest)
     about = {"path": path, "out": str(dest)}
     if args.kind in ("overlay", "labels", "labelme"):
-        counts = zip(found.classes.names, np.bincount(found.labels.ravel(), minlength=len(found.classes)), strict=True)
+        counts = zip(found.classes.names, np.bincount(found.labels.ravel(), minlength=256), strict=False)
         about["shares"] = {name: round(float(n / found.labels.size), 4) for name, n in counts if n}
     else:
         about |= asdict(found.place)
+        if len(found.parts) > 1:
+            about["parts"] = [asdict(part) for part in found.parts]
     return about | {"seconds": round(time.perf_counter() - start, 2)}
 
 
@@ -279,7 +287,7 @@ def _save(picture, dest):
         sys.stdout.buffer.write(data)
         sys.stdout.buffer.flush()
         return
-    new = dest.with_name(f".petseg-{os.getpid()}.new")
+    new = dest.with_name(f".petseg-{os.getpid()}-{threading.get_ident()}.new")
     try:
         dest.parent.mkdir(parents=True, exist_ok=True)
         new.write_bytes(data)
@@ -302,25 +310,42 @@ def _packed(picture, kind):
     return file.getvalue()
 
 # %% ../nbs/16_cli.ipynb #new13
-def _segmenter(args):
-    """The net, ready; or a method of chapter 06 in its place."""
-    from petseg.masks import read_classes
+def _nets(args, alone):
+    """A function that gives each thread its nets, loaded when it first asks; Keras's, or of one photo alone, are shared."""
     from petseg.netfiles import find_net_file
+
+    light = args.method == "net" and all(map(find_net_file, filter(None, (args.net, args.edges))))
+    own = light and not alone
+    lock, kept = threading.Lock(), threading.local() if own else SimpleNamespace()
+
+    def segmenter():
+        with lock:
+            if not hasattr(kept, "nets"):
+                if not light and args.method == "net":
+                    _load_tensorflow(args)
+                kept.nets = _load_nets(args, 1 if own else None)
+            return kept.nets
+
+    return segmenter
+
+
+def _load_nets(args, threads):
+    """The segmenter, or a method of chapter 06 in its place, and what finds the edge."""
+    from petseg.masks import read_classes
     from petseg.predict import Segmenter
 
     most = round(args.max_megapixels * 1e6)
     if args.method != "net":
         from petseg.classical import METHODS, as_predictor
 
-        return _asked(Segmenter(as_predictor(METHODS[args.method]), sizes=(256,), max_pixels=most), args)
-    if not all(map(find_net_file, filter(None, (args.net, args.edges)))):
-        _load_tensorflow(args)
-    if args.edges is not None and args.kind in ("cutout", "mask"):
+        return _asked(Segmenter(as_predictor(METHODS[args.method]), sizes=(256,), max_pixels=most), args), False
+    matting = args.matting and args.kind in ("cutout", "mask")
+    if matting:
         from petseg.matting import Refiner
 
-        args.matting = Refiner(args.edges)
+        matting = Refiner(args.edges or "edges", threads=threads)
     classes = read_classes(args.classes) if args.classes else None
-    return _asked(Segmenter(args.net, classes=classes, max_pixels=most), args)
+    return _asked(Segmenter(args.net, classes=classes, max_pixels=most, threads=threads), args), matting
 
 
 def _asked(segmenter, args):
@@ -334,8 +359,8 @@ def _asked(segmenter, args):
     return segmenter
 
 
-def _attempt(path, dest, args, segmenter):
-    """What became of a photo, "cut", "skipped", "failed" or "left out", and what `--json` says of it."""
+def _settled(path, dest, args):
+    """What became of a photo that need not be cut, or cannot be, as of `_attempt`; None if it is to be cut."""
     try:
         if isinstance(dest, Exception):
             raise dest
@@ -347,13 +372,39 @@ def _attempt(path, dest, args, segmenter):
         return "left out", {"path": path, "left_out": str(e)}
     except Exception as e:  # noqa: BLE001, told
         return _failed(e, path, args)
-    net = segmenter()
+    return None
+
+
+def _attempt(path, dest, args, segmenter):
+    """What became of a photo, "cut", "skipped", "failed" or "left out", and what `--json` says of it."""
+    if settled := _settled(path, dest, args):
+        return settled
+    nets = segmenter()
     try:
-        return "cut", _cut_one(path, dest, net, args)
+        return "cut", _cut_one(path, dest, nets, args)
     except BrokenPipeError:
         raise
     except Exception as e:  # noqa: BLE001, told
         return _failed(e, path, args)
+
+
+def _outcomes(plan, args, segmenter):
+    """What became of each photo, in the plan's order; several at a time, unless one comes or goes through a pipe."""
+    workers = min(4, os.cpu_count() or 1, len(plan))
+    if workers < 2 or any("-" in (path, dest) for path, dest in plan):
+        yield from (_attempt(path, dest, args, segmenter) for path, dest in plan)
+        return
+    with ThreadPoolExecutor(workers) as pool:
+        ahead = deque()
+        try:
+            for path, dest in plan:
+                if len(ahead) == 2 * workers:
+                    yield ahead.popleft().result()
+                ahead.append(pool.submit(_attempt, path, dest, args, segmenter))
+            while ahead:
+                yield ahead.popleft().result()
+        finally:  # those that are not begun never are
+            pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _failed(error, path, args):
@@ -368,15 +419,16 @@ def _run_plan(plan, args, segmenter):
     from tqdm import tqdm
 
     counts = dict.fromkeys(("cut", "skipped", "failed", "left out"), 0)
-    with tqdm(plan, unit="photo", disable=len(plan) < 2 or not sys.stderr.isatty()) as bar:
-        for path, dest in bar:
-            how, found = _attempt(path, dest, args, segmenter)
+    bar = tqdm(total=len(plan), unit="photo", disable=len(plan) < 2 or not sys.stderr.isatty())
+    with bar, closing(_outcomes(plan, args, segmenter)) as outcomes:
+        for (_, dest), (how, found) in zip(plan, outcomes, strict=True):
             counts[how] += 1
             line = json.dumps(found) if args.json else _line_of(how, found)
             if line and (args.left_out or how != "left out") and (args.json or dest != "-" or how == "failed"):
                 stream = sys.stdout if args.json or how == "cut" else sys.stderr
                 bar.write(line, file=sys.stderr if dest == "-" else stream)
                 sys.stdout.flush()
+            bar.update()
     return counts
 
 
@@ -404,19 +456,25 @@ def _cut(args):
             raise ValueError(f"no method {args.method!r}; there are net, {', '.join(METHODS)}")
     if args.edges is not None and not args.matting:
         raise ValueError("--edges names a net for the edge, which --no-matting and --method do without; leave it out")
+    if args.kind == "labelme" and (args.crop is not None or args.size):
+        raise ValueError("--labelme outlines what is on the whole photo; leave out --crop, --size and --square")
     if args.background not in (None, "blur") and os.path.isfile(args.background):
         from petseg.photos import open_photo
 
         args.backdrop = open_photo(args.background)
     if args.watch:
         return _watch(args)
-    counts = _run_plan(_plan(args.photos, args.out, _ending(args)), args, cache(lambda: _segmenter(args)))
+    start = time.perf_counter()
+    plan = _plan(args.photos, args.out, _ending(args))
+    counts = _run_plan(plan, args, _nets(args, len(plan) < 2))
+    rate = counts["cut"] / (time.perf_counter() - start)
     if sum(counts.values()) != 1 or not (counts["cut"] or counts["failed"]):
         hints = {"skipped": "--force does those again that are there already", "left out": "--left-out names those"}
         hints = "; ".join(
             hint for how, hint in hints.items() if counts[how] and not (args.left_out and how == "left out")
         )
         said = ", ".join(f"{n} {how}" for how, n in counts.items() if n or how != "left out")
+        said += f"; {rate:.{1 if rate > 1 else 2}f} photos/s" * (counts["cut"] > 1)
         print(said + f" ({hints})" * bool(hints), file=sys.stderr)
     return 1 if counts["failed"] else 0
 
@@ -424,7 +482,8 @@ def _cut(args):
 def _watch(args):
     if not all(map(os.path.isdir, args.photos)):
         raise ValueError("--watch takes folders")
-    stamps, tried, net = {}, set(), _segmenter(args)
+    stamps, tried, segmenter = {}, set(), _nets(args, False)
+    segmenter()
     print(f"watching {', '.join(args.photos)}; Ctrl-C ends", file=sys.stderr, flush=True)
     try:
         while True:
@@ -432,7 +491,7 @@ def _watch(args):
             stamps = {path: _stamp(path) for path in plan}
             ready = [path for path, stamp in stamps.items() if before.get(path) == stamp and (path, stamp) not in tried]
             tried |= {(path, stamps[path]) for path in ready}
-            _run_plan([(path, plan[path]) for path in ready], args, lambda: net)
+            _run_plan([(path, plan[path]) for path in ready], args, segmenter)
             time.sleep(1)
     except KeyboardInterrupt:
         return 0
@@ -636,11 +695,11 @@ def _groups(counts):
     return {"species": lambda s: s.species, "breeds": lambda s: s.breed} if pets else {}
 
 
-def _print_scores(counts, split, size):
+def _print_scores(counts, split, shown):
     from petseg.evaluate import by_group, summarize
 
     own = [c.own for c in counts if c.own]
-    sizes = {"{} x {} pixels".format(*size): counts} | ({"each photo's own size": own} if own else {})
+    sizes = {"{} x {} pixels".format(*shown): counts} | ({"each photo's own size": own} if own else {})
     for size, some in sizes.items():
         found = summarize(some)
         named, means, width = found.scores.named(), found.per_photo.named(), 26
@@ -776,11 +835,15 @@ def _demo(args):
     print(f"a picture of {'photos' if real else 'drawings'} it never trained on: {picture.resolve()}")
 
 # %% ../nbs/16_cli.ipynb #c023
+_CODES = "exit codes: 0 done, 1 something failed, 2 wrong usage, 130 interrupted, 141 the reader of our lines has gone"
+
+
 def _parser():
     """Every command with its options."""
     parser = argparse.ArgumentParser(
         "petseg",
         description="Cut pets out of photos, or what your own net knows; and data, training, scores, pictures.",
+        epilog=_CODES,
     )
     parser.add_argument("--version", action="version", version=f"petseg {__version__}")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
@@ -793,7 +856,7 @@ def _parser():
 
 def _add(commands, name, call, about):
     """A command's parser, with `--debug` behind its name too."""
-    parser = commands.add_parser(name, help=about, description=about)
+    parser = commands.add_parser(name, help=about, description=about, epilog=_CODES)
     parser.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
     parser.set_defaults(call=call)
     return parser
@@ -818,6 +881,15 @@ def _cut_command(commands):
     cut.add_argument(
         "--class", dest="name", metavar="NAME", help="cut out this class (default: all but the background)"
     )
+    what = "trim to what is cut out, with a margin in per cent of its longer side (default: 0)"
+    cut.add_argument("--crop", nargs="?", const=0.0, type=_percent, metavar="MARGIN", help=what)
+    sizes = cut.add_mutually_exclusive_group()
+    sizes.add_argument("--size", type=_size, metavar="WxH", help="fit the result into W x H pixels, in the middle")
+    sizes.add_argument("--square", dest="size", action="store_const", const="square", help="pad the result to a square")
+    what = "of several objects keep one: largest, or N, the N-th by area, as --overlay numbers them (default: all)"
+    cut.add_argument("--pick", type=_part, metavar="largest|all|N", help=what)
+    what = "look only in this part of the photo, pixels"
+    cut.add_argument("--box", type=_box, metavar="X0,Y0,X1,Y1", help=what)
     cut.add_argument("--no-matting", dest="matting", action="store_false", help="a plain edge instead of fur, faster")
     what = "another net for the edge: a run of `petseg train --refine`, or a packed net (default: edges, the package's)"
     cut.add_argument("--edges", metavar="RUN", help=what)
@@ -831,7 +903,7 @@ def _cut_command(commands):
         type=_megapixels,
         default=80,
         metavar="N",
-        help="of a photo at most (default: 80, for which 3.1 GB of memory are enough)",
+        help="of a photo at most (default: 80, for which 3.1 GB of memory are enough, for each core that cuts)",
     )
     cut.add_argument("--force", action="store_true", help="write again what is there already")
     cut.add_argument("--watch", action="store_true", help="go on looking for new photos in the folders")
@@ -858,6 +930,52 @@ def _background(text):
             what = "neither a colour such as white or #20a040, nor a file, nor blur"
             raise argparse.ArgumentTypeError(f"{text!r} is {what}") from None
     return text
+
+# %% ../nbs/16_cli.ipynb #crop1
+def _is_percent(text):
+    with suppress(ValueError):
+        return 0 <= float(text) <= 1000
+    return False
+
+
+def _percent(text):
+    """A margin in per cent, for argparse."""
+    if not _is_percent(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 to 1000")
+    return float(text)
+
+
+def _size(text):
+    """(width, height), for argparse."""
+    sides = text.lower().split("x")
+    if len(sides) != 2:
+        raise argparse.ArgumentTypeError(f"{text!r} is not WxH, such as 800x600")
+    return tuple(_number(side, least=1, most=10_000) for side in sides)
+
+
+def _part(text):
+    """The number of a part, None for all, for argparse."""
+    return {"all": None, "largest": 1}[text] if text in ("all", "largest") else _number(text, least=1, most=1000)
+
+
+def _box(text):
+    """(left, top, right, bottom), for argparse."""
+    sides = text.split(",")
+    if len(sides) != 4:
+        raise argparse.ArgumentTypeError(f"{text!r} is not X0,Y0,X1,Y1, such as 40,20,300,200")
+    box = left, top, right, bottom = tuple(_number(side.strip(), most=10**6) for side in sides)
+    if left >= right or top >= bottom:
+        raise argparse.ArgumentTypeError(f"{text!r} is no box; X1 must be more than X0, and Y1 more than Y0")
+    return box
+
+
+def _settle_crop(words):
+    """The words, with `--crop` before what is no number as `--crop=0`: what follows is a photo then."""
+    following = [*words[1:], ""]
+    return [
+        "--crop=0" if word == "--crop" and not _is_percent(then) else word
+        for word, then in zip(words, following, strict=True)
+    ]
 
 # %% ../nbs/16_cli.ipynb #c025
 def _data_commands(commands):
@@ -935,12 +1053,12 @@ def _megapixels(text):
 # %% ../nbs/16_cli.ipynb #c029
 def main(
     argv: list[str] | None = None,  # the words after `petseg`; None for the command line's
-) -> int:  # exit code: 0 done, 1 failed; wrong usage exits with 2
+) -> int:  # exit code: 0 done, 1 failed, 130 interrupted, 141 nobody reads; wrong usage exits with 2
     """Run one command."""
     own_process = argv is None
     if own_process:
         _open_streams()
-    args = _parser().parse_args(argv)
+    args = _parser().parse_args(_settle_crop(sys.argv[1:] if own_process else argv))
     args.own_process = own_process
     try:
         if own_process:
@@ -982,6 +1100,10 @@ def _open_streams():
             getattr(sys, name).reconfigure(errors="backslashreplace")
 
 
+_EXTRAS = dict.fromkeys(("keras", "tensorflow", "h5py", "matplotlib", "pymatting"), "train")
+_EXTRAS |= {"skimage": "classical", "cv2": "classical", "gradio": "app"}
+
+
 def _one_line(error):
     """What is wrong, in one line: our own words if a `raise` of ours said it, or the system's."""
     place = error.__traceback__
@@ -991,6 +1113,8 @@ def _one_line(error):
     raised = not place or place.tb_frame.f_code.co_code[place.tb_lasti] == dis.opmap["RAISE_VARARGS"]
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    if isinstance(error, ModuleNotFoundError) and not raised and (name := (error.name or "").split(".")[0]) in _EXTRAS:
+        return f"this needs {name}, which is not installed: pip install 'petseg[{_EXTRAS[name]}]'"
     if isinstance(error, MemoryError) or type(error).__name__ == "ResourceExhaustedError":
         return "too large for the memory of this machine"
     if raised and module.split(".")[0] == "petseg" and str(error):

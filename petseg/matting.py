@@ -4,22 +4,23 @@
 
 # %% auto #0
 __all__ = ['NoPetError', 'KINDS', 'NothingFoundError', 'to_object', 'object_name', 'Place', 'find_object', 'clean', 'to_trimap',
-           'plain_alpha', 'solve_alpha', 'as_told', 'without_specks', 'Refiner', 'estimate_foreground', 'Found', 'see',
-           'render', 'cutout', 'put_on', 'blurred']
+           'plain_alpha', 'solve_alpha', 'as_told', 'without_specks', 'Refiner', 'estimate_foreground', 'parts_of',
+           'crop_box', 'fit', 'Found', 'see', 'render', 'cutout', 'put_on', 'blurred']
 
 # %% ../nbs/11_matting.ipynb #n003
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from functools import cache, cached_property, partial
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageColor, ImageOps
+from PIL import Image, ImageColor, ImageDraw, ImageFont, ImageOps
 from scipy import ndimage
 
 from .arguments import check_whole
-from .masks import Classes, class_colors, overlay, resize_scores, with_legend
+from .masks import IGNORE, Classes, class_colors, overlay, resize_scores, with_legend
 from .netfiles import NetFile, find_net_file
 from .photos import open_photo
 from .predict import Segmenter, compiled
@@ -318,52 +319,158 @@ def _fuse(photo, alpha, front, behind):
         front = (front + alpha * (photo - alpha * front - (1 - alpha) * behind)).clip(0, 1)
     return np.rint(255 * front).astype("uint8")
 
+# %% ../nbs/11_matting.ipynb #part1
+def parts_of(
+    scores: np.ndarray,  # (h, w, 2 or 3) probabilities of object, rest, border
+) -> np.ndarray:  # (h, w) int: 0 rest, 1 the largest part, 2 the next; of equals the upper first
+    """The connected parts of what was found, as numbers."""
+    numbers, count = ndimage.label(scores.argmax(-1) != 1)
+    largest_first = np.argsort(-np.bincount(numbers.ravel())[1:], kind="stable")
+    new = np.zeros(count + 1, int)
+    new[largest_first + 1] = np.arange(1, count + 1)
+    return new[numbers]
+
+
+def crop_box(
+    alpha: np.ndarray,  # (H, W), 0 where nothing is
+    margin: float = 0,  # about it, per cent of the box's longer side
+) -> tuple[int, int, int, int]:  # left, top, right, bottom, the last two exclusive
+    """The box of what is not 0, with a margin, within the picture. NothingFoundError if all is 0."""
+    rows, columns = (np.flatnonzero((alpha != 0).any(axis)) for axis in (1, 0))
+    if not len(rows):
+        raise NothingFoundError("there is nothing to crop to; no pixel is taken")
+    box = [columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]
+    more = round(margin / 100 * max(box[2] - box[0], box[3] - box[1]))
+    high, wide = alpha.shape
+    return (
+        int(max(0, box[0] - more)),
+        int(max(0, box[1] - more)),
+        int(min(wide, box[2] + more)),
+        int(min(high, box[3] + more)),
+    )
+
+
+def fit(
+    picture: Image.Image,
+    size: tuple[int, int] | str,  # (width, height), pixels; "square": padded to one, and not resized
+    rest=0,  # the colour of what is left and right of it, or above and below; 0: transparent or black
+    *,
+    how=Image.Resampling.BICUBIC,  # the filter; labels are never mixed
+) -> Image.Image:
+    """A picture in the middle of a canvas, as large as it can be with its own proportions."""
+    wide, high = (max(picture.size),) * 2 if size == "square" else size
+    scale = min(wide / picture.width, high / picture.height)
+    inner = tuple(max(1, round(n * scale)) for n in picture.size)
+    canvas = Image.new(picture.mode, (wide, high), rest)
+    if picture.mode == "P":
+        canvas.putpalette(picture.getpalette())
+    small = picture.resize(inner, how)  # Pillow weighs the colours of RGBA with alpha, so no dark rim appears
+    canvas.paste(small, ((wide - inner[0]) // 2, (high - inner[1]) // 2))
+    return canvas
+
 # %% ../nbs/11_matting.ipynb #n028b
 @dataclass(frozen=True, eq=False)
 class Found:
     """What a net found on a photo; what is asked for is worked out once."""
 
     photo: np.ndarray  # (H, W, 3) uint8
-    scores: np.ndarray  # (h, w, C) probabilities, of any size
+    scores: np.ndarray  # (h, w, C) probabilities within the box, of any size
     classes: Classes
     name: str | None = None  # the class to cut out; None: all that is neither background nor border
     matting: bool | Callable = True  # by the net `edges`; False: a plain edge; or another `Refiner`
+    box: tuple[int, int, int, int] | None = None  # left, top, right, bottom: what is outside is rest; None: the photo
+    pick: int | None = None  # of the parts the one to keep, 1 the largest; None: all
 
     @cached_property
     def object(self) -> np.ndarray:
-        """(h, w, 2 or 3) probabilities of object, rest, border, without specks. ValueError as of `to_object`."""
-        return clean(to_object(self.scores, self.classes, self.name))
+        """(h, w, 2 or 3) probabilities of object, rest, border in the box, without specks. Errors as of `place`."""
+        return self._all if self.pick is None else np.where(self._picked[..., None], self._all, self._rest)
 
     @cached_property
     def place(self) -> Place:
-        """Where the object is. NothingFoundError; ValueError as of `to_object`."""
+        """Where the object is. NothingFoundError; ValueError as of `to_object`, or if there are fewer parts."""
         sure = 0.9 if self.name is None else 0.5  # who names a class takes it where it is the likeliest
-        return find_object(self.object, self.photo.shape[:2], object_name(self.classes, self.name), sure=sure)
+        size, name = self._inner.shape[:2], object_name(self.classes, self.name)
+        found = find_object(self._all, size, name, sure=sure)
+        return self._on_photo(found if self.pick is None else find_object(self.object, size, sure=-1))
+
+    @cached_property
+    def parts(self) -> list[Place]:
+        """Where each connected part of the object is, the largest first. Errors as of `place`."""
+        self.place  # noqa: B018, there must be one
+        numbers, size = parts_of(self.object), self._inner.shape[:2]
+        alone = (np.where((numbers == i)[..., None], self.object, self._rest) for i in range(1, numbers.max() + 1))
+        return [self._on_photo(find_object(scores, size, sure=-1)) for scores in alone]
 
     @cached_property
     def labels(self) -> np.ndarray:
-        """(H, W) uint8: the likeliest class of each pixel."""
-        return resize_scores(self.scores, self.photo.shape[:2]).argmax(-1).astype("uint8")
+        """(H, W) uint8: the likeliest class of each pixel; background, or IGNORE, where nothing was asked for."""
+        labels = resize_scores(self.scores, self._inner.shape[:2]).argmax(-1).astype("uint8")
+        return self._whole(labels, IGNORE if self.classes.background is None else self.classes.background)
 
     @cached_property
     def trimap(self) -> np.ndarray:
         """(H, W) uint8: 255 object, 0 rest, 128 unknown. Errors as of `place`."""
         self.place  # noqa: B018, there must be one
-        return to_trimap(resize_scores(self.object, self.photo.shape[:2]))
+        return self._whole(to_trimap(resize_scores(self.object, self._inner.shape[:2])), 0)
 
     @cached_property
     def alpha(self) -> np.ndarray:
         """(H, W) uint8: how much of each pixel is object. Errors as of `place`."""
         self.place  # noqa: B018, there must be one
         if not self.matting:
-            return plain_alpha(self.object, self.photo.shape[:2])
+            return self._whole(plain_alpha(self.object, self._inner.shape[:2]), 0)
         refine = _refiner() if self.matting is True else self.matting
-        return refine(self.photo, self.object)
+        return self._whole(refine(self._inner, self.object), 0)
 
     @cached_property
     def cutout(self) -> Image.Image:
         """RGBA: the object in its own colours. Errors as of `place`."""
         return Image.fromarray(np.dstack([estimate_foreground(self.photo, self.alpha), self.alpha]))
+
+    @property
+    def _inner(self):
+        """The photo, or what of it is in the box."""
+        return self.photo if self.box is None else self.photo[self.box[1] : self.box[3], self.box[0] : self.box[2]]
+
+    @cached_property
+    def _all(self):
+        """What `object` is of, whichever part is picked."""
+        return clean(to_object(self.scores, self.classes, self.name))
+
+    @property
+    def _rest(self):
+        """The probabilities of what is surely rest."""
+        return np.eye(self._all.shape[-1], dtype=self._all.dtype)[1]
+
+    @cached_property
+    def _picked(self):
+        """(h, w) bool: where no other part is nearer than the one that is picked."""
+        numbers = parts_of(self._all)
+        if not 1 <= self.pick <= (count := numbers.max()):
+            have = f"{count} parts were" if count != 1 else "1 part was"
+            raise ValueError(f"part {self.pick} cannot be picked; {have} found")
+        nearest = ndimage.distance_transform_edt(numbers == 0, return_distances=False, return_indices=True)
+        return numbers[tuple(nearest)] == self.pick
+
+    def _whole(self, inner, rest):
+        """What is known of the pixels of the box, (h, w), for the whole photo; rest elsewhere, and in other parts."""
+        if self.pick is not None:
+            mine = Image.fromarray(self._picked.astype("uint8")).resize(inner.shape[::-1], Image.Resampling.NEAREST)
+            inner = np.where(np.asarray(mine), inner, np.uint8(rest))
+        if self.box is None:
+            return inner
+        whole = np.full(self.photo.shape[:2], rest, "uint8")
+        whole[self.box[1] : self.box[3], self.box[0] : self.box[2]] = inner
+        return whole
+
+    def _on_photo(self, place):
+        """A place in the box as one on the photo."""
+        if self.box is None:
+            return place
+        (left, top), share = self.box[:2], place.share * self._inner.size / self.photo.size
+        box = tuple(n + (left, top)[i % 2] for i, n in enumerate(place.box))
+        return replace(place, box=box, share=round(share, 4))
 
 
 def see(
@@ -372,12 +479,26 @@ def see(
     *,
     name: str | None = None,  # the class to cut out; None: all that is neither background nor border
     matting: bool | Callable = True,  # by the net `edges`; False: a plain edge; or another `Refiner`
+    box: tuple[int, int, int, int] | None = None,  # left, top, right, bottom, pixels: look only here; None: everywhere
+    pick: int | None = None,  # keep this part of what is found, 1 the largest; None: all
 ) -> Found:
-    """Open a photo and predict it. Errors as of `Segmenter.open`; ValueError if no class has this name."""
+    """Open a photo and predict it. Errors as of `Segmenter.open`; ValueError if no class has this name, for a box."""
     if name is not None:
         segmenter.classes.index(name)
     photo = segmenter.open(photo)
-    return Found(photo, segmenter.predict_small([photo])[0], segmenter.classes, name, matting)
+    if box is not None:
+        _check_box(box, photo)
+    found = Found(photo, None, segmenter.classes, name, matting, box, pick)
+    return replace(found, scores=segmenter.predict_small([found._inner])[0])
+
+
+def _check_box(box, photo):
+    """ValueError unless a box lies in the photo, and is no sliver."""
+    (left, top, right, bottom), (high, wide) = box, photo.shape[:2]
+    shorter, longer = sorted((right - left, bottom - top))
+    if min(left, top) < 0 or right > wide or bottom > high or shorter < 16 or longer > 10 * shorter:
+        rule = "take one inside, 16 pixels or more a side, and no side ten times the other"
+        raise ValueError(f"the box {left},{top},{right},{bottom} is no part of a photo of {wide} x {high}; {rule}")
 
 # %% ../nbs/11_matting.ipynb #n028c
 KINDS = ("cutout", "mask", "trimap", "overlay", "labels")
@@ -389,23 +510,58 @@ def render(
     *,
     background=None,  # of a cutout: as for `put_on`, or "blur"; None: transparent
     legend: bool = False,  # of an overlay: name its colours in a strip below
+    crop: float
+    | None = None,  # trim to the object, with a margin in per cent of its longer side; None: the whole photo
+    size: tuple[int, int] | str | None = None,  # as for `fit`; None: as it is
 ) -> Image.Image:  # RGBA or RGB for a cutout, L for mask and trimap, RGB for an overlay, P for labels
-    """A picture of what was found. ValueError: kind, background; of cutout, mask, trimap errors as of `Found.place`."""
+    """A picture of what was found. ValueError: kind, background; of what needs an object, errors as of `Found.place`."""
     if kind not in KINDS:
         raise ValueError(f"kind is one of {', '.join(KINDS)}; found {kind!r}")
-    if kind in ("mask", "trimap"):
-        return Image.fromarray(found.alpha if kind == "mask" else found.trimap)
+    box = None if crop is None else _around(found, kind, crop)
+    trim = lambda picture: picture if box is None else picture.crop(box)
+    put = lambda picture, *rest, **how: picture if size is None else fit(picture, size, *rest, **how)
+    if kind == "mask":
+        return put(trim(Image.fromarray(found.alpha)))
+    if kind == "trimap":
+        return put(trim(Image.fromarray(found.trimap)), how=Image.Resampling.NEAREST)
     if kind == "labels":
         picture = Image.fromarray(found.labels)
         picture.putpalette(class_colors(len(found.classes)).tobytes())
-        return picture
+        return put(trim(picture), IGNORE if found.classes.background is None else found.classes.background)
     if kind == "overlay":
-        tinted = overlay(found.photo, found.labels, found.classes)
-        return Image.fromarray(with_legend(tinted, found.classes) if legend else tinted)
+        picture = trim(_numbered(Image.fromarray(overlay(found.photo, found.labels, found.classes)), found))
+        return put(Image.fromarray(with_legend(np.asarray(picture), found.classes)) if legend else picture, "white")
+    picture = put(trim(found.cutout))
     if background is None:
-        return found.cutout
+        return picture
     blur = isinstance(background, str) and background == "blur"
-    return put_on(found.cutout, blurred(found.photo, found.alpha) if blur else background)
+    return put_on(picture, trim(Image.fromarray(blurred(found.photo, found.alpha))) if blur else background)
+
+
+def _around(found, kind, margin):
+    """The box to crop a picture of this kind to."""
+    if kind in ("overlay", "labels"):
+        inside, (left, top, right, bottom) = np.zeros(found.photo.shape[:2], bool), found.place.box
+        inside[top:bottom, left:right] = True
+        return crop_box(inside, margin)
+    return crop_box(found.trimap if kind == "trimap" else found.alpha, margin)
+
+
+def _numbered(picture, found):
+    """The picture with a number on each part of the object, if there are several."""
+    with suppress(ValueError):  # there is no object, or none without a name
+        if len(found.parts) > 1:
+            numbers, (high, wide) = parts_of(found.object), found._inner.shape[:2]
+            draw, font = ImageDraw.Draw(picture), ImageFont.load_default(max(12, min(picture.size) // 12))
+            for i in range(1, len(found.parts) + 1):
+                depth = ndimage.distance_transform_edt(np.pad(numbers == i, 1))[1:-1, 1:-1]
+                y, x = np.unravel_index(depth.argmax(), depth.shape)
+                left, top = found.box[:2] if found.box else (0, 0)
+                at = (left + (x + 0.5) * wide / depth.shape[1], top + (y + 0.5) * high / depth.shape[0])
+                draw.text(
+                    at, str(i), "white", font, anchor="mm", stroke_width=max(1, font.size // 8), stroke_fill="black"
+                )
+    return picture
 
 # %% ../nbs/11_matting.ipynb #n029
 def cutout(
