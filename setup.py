@@ -12,6 +12,8 @@ settings = ConfigParser(delimiters=["="], interpolation=None)
 settings.read(here / "settings.ini", encoding="utf-8")
 cfg = settings["DEFAULT"]
 
+kinds = ("train", "book", "export", "classical", "app", "dev")
+extras = {kind: cfg[f"{kind}_requirements"].split() for kind in kinds}
 readme = (here / "README.md").read_text(encoding="utf-8")
 urls = {}
 if git_url := cfg["git_url"].rstrip("/"):
@@ -41,11 +43,7 @@ setup(
     package_data={"petseg": ["py.typed", "weights/*"]},
     python_requires=f">={cfg['min_python']}",
     install_requires=cfg["requirements"].split(),
-    extras_require={
-        "app": cfg["app_requirements"].split(),
-        "classical": cfg["classical_requirements"].split(),
-        "dev": " ".join(cfg[f"{kind}_requirements"] for kind in ("dev", "app", "classical")).split(),
-    },
+    extras_require=extras | {"dev": sorted({package for some in extras.values() for package in some})},
     entry_points={
         "console_scripts": cfg["console_scripts"].split(),
         "nbdev": [f"{cfg['lib_name']}={cfg['lib_path']}._modidx:d"],

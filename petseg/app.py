@@ -598,11 +598,13 @@ def _upload(gr, **how):
 @cache
 def _examples():
     """A few photos to try, as files."""
-    from skimage.data import chelsea
-
     from petseg.draw import draw_pet
 
-    pictures = {"Chelsea": chelsea()} | {f"drawing-{i}": draw_pet((9, i), 480).photo for i in (20, 7, 21)}
+    pictures = {f"drawing-{i}": draw_pet((9, i), 480).photo for i in (20, 7, 21)}
+    with suppress(ModuleNotFoundError):  # scikit-image, which brings Chelsea, need not be there
+        from skimage.data import chelsea
+
+        pictures = {"Chelsea": chelsea()} | pictures
     paths = [_folder() / f"{name}.png" for name in pictures]
     for path, picture in zip(paths, pictures.values(), strict=True):
         Image.fromarray(picture).save(path)

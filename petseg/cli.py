@@ -24,9 +24,9 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from dataclasses import asdict
 from functools import cache, partial
+from itertools import zip_longest
 from importlib.util import find_spec
 from pathlib import Path
-from types import SimpleNamespace
 
 from . import __version__
 
@@ -311,28 +311,27 @@ def _packed(picture, kind):
 
 # %% ../nbs/16_cli.ipynb #new13
 def _nets(args, alone):
-    """A function that gives each thread its nets, loaded when it first asks; Keras's, or of one photo alone, are shared."""
-    from petseg.netfiles import find_net_file
-
-    light = args.method == "net" and all(map(find_net_file, filter(None, (args.net, args.edges))))
-    own = light and not alone
-    lock, kept = threading.Lock(), threading.local() if own else SimpleNamespace()
+    """A function that gives the nets, loaded when it is first asked; for a photo alone they keep no size ready that is done."""
+    lock, load = threading.Lock(), cache(lambda: _load_nets(args, 1 if alone else 4))
 
     def segmenter():
         with lock:
-            if not hasattr(kept, "nets"):
-                if not light and args.method == "net":
-                    _load_tensorflow(args)
-                kept.nets = _load_nets(args, 1 if own else None)
-            return kept.nets
+            return load()
 
     return segmenter
 
 
-def _load_nets(args, threads):
+def _load_nets(args, keep):
     """The segmenter, or a method of chapter 06 in its place, and what finds the edge."""
     from petseg.masks import read_classes
+    from petseg.netfiles import NetFile, find_net_file
     from petseg.predict import Segmenter
+
+    def opened(name, classes=None):
+        if path := find_net_file(name):
+            return NetFile(path, classes=classes, keep=keep)
+        _load_tensorflow(args)
+        return name
 
     most = round(args.max_megapixels * 1e6)
     if args.method != "net":
@@ -343,9 +342,9 @@ def _load_nets(args, threads):
     if matting:
         from petseg.matting import Refiner
 
-        matting = Refiner(args.edges or "edges", threads=threads)
+        matting = Refiner(opened(args.edges or "edges"))
     classes = read_classes(args.classes) if args.classes else None
-    return _asked(Segmenter(args.net, classes=classes, max_pixels=most, threads=threads), args), matting
+    return _asked(Segmenter(opened(args.net, classes), classes=classes, max_pixels=most), args), matting
 
 
 def _asked(segmenter, args):
@@ -448,6 +447,8 @@ def _reason(error, path):
 # %% ../nbs/16_cli.ipynb #new15
 def _cut(args):
     args.backdrop = args.background
+    if len(args.photos) == 1 and args.photos[0] != "-" and not re.search(r"[*?[]", args.photos[0]):
+        os.lstat(args.photos[0])  # before anything is loaded
     if args.method != "net":
         from petseg.classical import METHODS
 
@@ -677,6 +678,23 @@ def _write_text(path, text):
     new = path.with_name(path.name + ".new")
     new.write_text(text, encoding="utf-8", newline="\n")
     os.replace(new, path)
+
+
+def _export(args):
+    _check_new(args.out)
+    if args.int8 and args.out.suffix != ".tflite":
+        raise ValueError(f"--int8 is for a .tflite; found {args.out}")
+    _load_tensorflow(args)
+    from petseg.photos import open_photo
+    from petseg.runs import export_net
+
+    photos = None
+    if args.int8:
+        args.data = args.int8
+        photos = [open_photo(sample.photo) for sample in _spread(_find(args, "trainval"), 100)]
+    card = export_net(args.run, args.out, weights="int8" if photos else args.weights, photos=photos)
+    sizes = ", ".join(f"{high} x {wide}" for high, wide in card["sizes"])
+    print(f"{args.out}: for photos of {sizes} (height x width)")
 
 
 def _check_new(path):
@@ -971,10 +989,9 @@ def _box(text):
 
 def _settle_crop(words):
     """The words, with `--crop` before what is no number as `--crop=0`: what follows is a photo then."""
-    following = [*words[1:], ""]
     return [
         "--crop=0" if word == "--crop" and not _is_percent(then) else word
-        for word, then in zip(words, following, strict=True)
+        for word, then in zip_longest(words, words[1:], fillvalue="")
     ]
 
 # %% ../nbs/16_cli.ipynb #c025
@@ -1023,6 +1040,18 @@ def _run_commands(commands):
     evaluate.add_argument("--flip", action="store_true", help="average over each photo and its mirror image")
     evaluate.add_argument("--out", type=Path, help="write the scores to this JSON file too")
     evaluate.add_argument("--photos", type=Path, help="write a row of scores for each photo to this CSV file")
+    export = _add(commands, "export", _export, "write a net for those who use it")
+    export.add_argument("run", help="best, small, edges, or a run folder")
+    what = "NAME.tflite, which petseg cut takes; or NAME.onnx, NAME.xml (OpenVINO), or a folder (TensorFlow)"
+    export.add_argument("-o", "--out", type=Path, required=True, help=what)
+    bits = export.add_mutually_exclusive_group()
+    for name, what in [("float32", "in 32 bits"), ("float16", "in 16 bits, half the size (default)")]:
+        bits.add_argument(f"--{name}", dest="weights", action="store_const", const=name, help=f"weights {what}")
+    what = "all in 8 bits, computed in whole numbers; calibrated on 100 trainval photos of DATA"
+    bits.add_argument("--int8", type=Path, metavar="DATA", help=what)
+    bits.add_argument("--int8-weights", dest="weights", action="store_const", const="int8", help="weights in 8 bits")
+    export.set_defaults(weights="float16")
+    _places(export)
     show = _add(commands, "show", _show, "write a picture of samples, and of what a run says of them")
     show.add_argument("run", nargs="?", help="as for evaluate; without it, photos and truth only")
     several = partial(_number, least=1, most=100)

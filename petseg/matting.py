@@ -185,18 +185,17 @@ class Refiner:
 
     def __init__(
         self,
-        net="edges",  # that of the package, a net file, a run folder, a packed net, a Keras model such as `refiner` builds for any size, or a function: (B, h, w, 5), 0..255 -> (B, h, w, 1), 0..1
+        net="edges",  # that of the package, a net file or `NetFile`, a run folder, a packed net, a Keras model such as `refiner` builds for any size, or a function: (B, h, w, 5), 0..255 -> (B, h, w, 1), 0..1
         *,
         side: int = 512,  # longest side, pixels, at which a photo is seen as a whole
         tile: int = 256,  # pixels a side, a multiple of 32, of the tiles along the edge of a larger one
         most: int = 32,  # tiles; where the edge needs more, they are of a smaller copy
-        threads: int | None = None,  # as for `NetFile`
     ):
         """Errors as of `load_net` and `NetFile`; ValueError for a net that finds no edges, or not at such sizes."""
         check_whole(least=1, side=side, tile=tile, tiles=most)
         self.side, self.tile, self.most, name = side, tile, most, net
         if isinstance(net, (str, Path)) and (path := find_net_file(net)):
-            net = NetFile(path, threads=threads)
+            net = NetFile(path)
         elif isinstance(net, (str, Path)):
             from petseg.runs import load_net
 
@@ -358,12 +357,12 @@ def fit(
     how=Image.Resampling.BICUBIC,  # the filter; labels are never mixed
 ) -> Image.Image:
     """A picture in the middle of a canvas, as large as it can be with its own proportions."""
-    wide, high = (max(picture.size),) * 2 if size == "square" else size
+    wide, high = (max(picture.size),) * 2 if isinstance(size, str) else size
     scale = min(wide / picture.width, high / picture.height)
-    inner = tuple(max(1, round(n * scale)) for n in picture.size)
+    inner = max(1, round(picture.width * scale)), max(1, round(picture.height * scale))
     canvas = Image.new(picture.mode, (wide, high), rest)
     if picture.mode == "P":
-        canvas.putpalette(picture.getpalette())
+        canvas.putpalette(picture.getpalette() or [])
     small = picture.resize(inner, how)  # Pillow weighs the colours of RGBA with alpha, so no dark rim appears
     canvas.paste(small, ((wide - inner[0]) // 2, (high - inner[1]) // 2))
     return canvas
@@ -488,7 +487,7 @@ def see(
     photo = segmenter.open(photo)
     if box is not None:
         _check_box(box, photo)
-    found = Found(photo, None, segmenter.classes, name, matting, box, pick)
+    found = Found(photo, np.empty((0, 0, 0)), segmenter.classes, name, matting, box, pick)
     return replace(found, scores=segmenter.predict_small([found._inner])[0])
 
 

@@ -10,18 +10,21 @@ import hashlib
 import io
 import json
 import os
+import struct
 import tempfile
 import threading
 import warnings
 import zipfile
-from collections.abc import Callable
+from collections import OrderedDict
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from .arguments import check_whole
 from .masks import Classes
 
 # %% ../nbs/workshop/netfiles.ipynb #nf011
@@ -57,7 +60,7 @@ def write_net(
     net = _converted(model, sizes, weights, photos)
     if weights == "int8" and photos is None:
         net = _in_8_bits(net)
-    net = _without_names(net)
+    net = _tidy(net, sizes)
     card |= {"format": FORMAT, "sizes": [list(size) for size in sizes], "channels": model.input_shape[-1]}
     card |= {"weights": weights, "whole_numbers": photos is not None}
     card |= {"bytes": len(net), "sha256": hashlib.sha256(net).hexdigest()}
@@ -119,12 +122,17 @@ def _as_asked(photos, sizes):
             yield _signature(height, width), {"photo": np.asarray(small, "float32")[None]}
 
 
-def _without_names(net):
-    """A net in LiteRT's format without its tensors' names, which each signature has anew: a quarter of a small net."""
+def _tidy(net, sizes):
+    """A net in LiteRT's format, its graphs in the order of the sizes, without its tensors' names: a quarter of a small net."""
     import flatbuffers
     from ai_edge_litert import schema_py_generated as schema
 
     model = schema.ModelT.InitFromPackedBuf(net, 0)
+    found = {str(s.signatureKey, "ascii"): s for s in model.signatureDefs}
+    model.signatureDefs = [found[_signature(*size)] for size in sizes]
+    model.subgraphs = [model.subgraphs[s.subgraphIndex] for s in model.signatureDefs]
+    for number, signature in enumerate(model.signatureDefs):
+        signature.subgraphIndex = number
     for tensor in [tensor for graph in model.subgraphs for tensor in graph.tensors]:
         tensor.name = None
     for buffer in model.buffers:
@@ -206,20 +214,20 @@ class NetFile:
         *,
         classes: Classes | None = None,  # of its scores; a file without a card, from elsewhere, needs them
         threads: int | None = None,  # to compute with; None: one a core, at most 4
+        keep: int = 4,  # sizes that stay ready, some 80 MB each for `best`
     ):
         """FileNotFoundError; ValueError as of `read_card`, and for another's file that takes or gives something else."""
-        path = Path(path)
-        self.name, self.classes, self._lock = str(path), classes, threading.Lock()
-        self._runners: dict[tuple[int, int], Callable] = {}
-        self._net, self.card = _read(path, classes is not None)
-        self._graph = _opened(path, self._net, threads or min(4, os.cpu_count() or 1))
+        check_whole(least=1, keep=keep, threads=threads or 1)
+        self.name, self.keep, self.threads = str(path), keep, threads or min(4, os.cpu_count() or 1)
+        self._lock, self._ready = threading.Lock(), OrderedDict[tuple[int, int], Any]()
+        self._net, self.card = _read(Path(path), classes is not None)
         if self.card:
-            if self.card.get("classes"):
-                self.classes = classes or Classes(**self.card["classes"])
-            self.sizes = [tuple(size) for size in self.card["sizes"]]
-            self.channels = self.card["channels"]
+            known = Classes(**self.card["classes"]) if self.card.get("classes") else None
+            self.classes, self.channels = classes or known, self.card["channels"]
+            self.sizes = [(high, wide) for high, wide in self.card["sizes"]]
         else:
-            self.sizes, self.channels = [_other_size(path, self._graph, classes)], 3
+            self.classes, self.channels = classes, 3
+            self.sizes = [_other_size(path, _opened(path, self._net, 1), classes)]
 
     @property
     def input_shape(self) -> tuple:
@@ -236,25 +244,26 @@ class NetFile:
             known = ", ".join(f"{h} x {w}" for h, w in self.sizes)
             raise ValueError(f"{self.name} takes photos of {known} (height x width); found {size[0]} x {size[1]}")
         with self._lock, _without_greeting():
-            if size not in self._runners:
-                self._runners[size] = self._runner(size)
-            return np.concatenate([self._runners[size](p) for p in np.asarray(photos, "float32")[:, None]])
+            graph, taken, given = self._graph(size)
+            found = []
+            for photo in np.asarray(photos, "float32")[:, None]:
+                graph.set_tensor(taken, photo)
+                graph.invoke()
+                found.append(graph.get_tensor(given))
+        return np.concatenate(found)
 
-    def _runner(self, size):
-        """A function for photos (1, height, width, channels) of one size, ready to run."""
-        if self.card:
-            run = self._graph.get_signature_runner(_signature(*size))
-            return lambda photo: run(photo=photo)["scores"]
-        graph = self._graph
-        (taken,), (given,) = graph.get_input_details(), graph.get_output_details()
-        graph.allocate_tensors()
-
-        def run(photo):
-            graph.set_tensor(taken["index"], photo)
-            graph.invoke()
-            return graph.get_tensor(given["index"])
-
-        return run
+    def _graph(self, size):
+        """The net for one size, ready to run, and the indices of its input and its output."""
+        if size not in self._ready:
+            while len(self._ready) >= self.keep:
+                self._ready.popitem(last=False)
+            net = _one_graph(self._net, self.sizes.index(size)) if self.card else self._net
+            graph = _opened(self.name, net, self.threads)
+            graph.allocate_tensors()
+            (taken,), (given,) = graph.get_input_details(), graph.get_output_details()
+            self._ready[size] = graph, taken["index"], given["index"]
+        self._ready.move_to_end(size)
+        return self._ready[size]
 
 
 def _opened(path, net, threads):
@@ -265,6 +274,19 @@ def _opened(path, net, threads):
         return Interpreter(model_content=net, num_threads=threads)
     except ValueError as e:
         raise ValueError(f"{path}: LiteRT cannot open it ({str(e).splitlines()[0][:100]})") from e
+
+
+def _one_graph(net, number):
+    """A net with one of its graphs alone: LiteRT would make all of them ready, at six times the memory."""
+    net = bytearray(net)
+    read = lambda place, kind="I": struct.unpack_from("<" + kind, net, place)[0]
+    root = read(0)
+    for slot in (2, 7):  # of the graphs, and of their signatures, in FlatBuffers' table of a model
+        place = root + read(root - read(root, "i") + 4 + 2 * slot, "H")
+        vector = place + read(place)
+        entry = vector + 4 + 4 * number
+        struct.pack_into("<II", net, vector, 1, entry + read(entry) - (vector + 4))
+    return bytes(net)
 
 
 def _other_size(path, graph, classes):

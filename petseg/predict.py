@@ -37,20 +37,19 @@ class Segmenter:
 
     def __init__(
         self,
-        net="best",  # or small, a net file, a run folder, a packed net, a Keras model for any size, or any predictor: photos (B, h, w, 3), 0..255 -> probabilities (B, h, w, C)
+        net="best",  # or small, a net file or `NetFile`, a run folder, a packed net, a Keras model for any size, or any predictor: photos (B, h, w, 3), 0..255 -> probabilities (B, h, w, C)
         *,
         sizes: tuple[int, ...]
         | None = None,  # predict at about side x side pixels each, multiples of 32, 96 or more; None: those of the net file, else 256 and 320
         flip: bool = False,  # the mirror image too
         classes: Classes | None = None,  # of the C; None: those that the net was trained for, or else `PETS`
         max_pixels: int = MAX_PIXELS,  # of a photo
-        threads: int | None = None,  # as for `NetFile`
     ):
         """ValueError for sizes that no net can take, or another number of classes; else as `load_net`."""
         if sizes is not None and (not sizes or any(not isinstance(s, int) or s < 96 or s % 32 for s in sizes)):
             raise ValueError(f"sizes are multiples of 32, 96 or more; found {sizes!r}")
         self.flip, self.max_pixels = flip, max_pixels
-        self.predict, self.classes = _predictor(net, classes, threads)
+        self.predict, self.classes = _predictor(net, classes)
         self.shapes = _looks(self.predict, sizes)
 
     def __call__(
@@ -98,11 +97,11 @@ class Segmenter:
         return [found[i] for i in range(len(photos))]
 
 # %% ../nbs/10_predict.ipynb #new44
-def _predictor(net, classes, threads):
+def _predictor(net, classes):
     """A net as a function, and its classes. ValueError if it takes one size only, or has another number of classes."""
     name = net if isinstance(net, (str, Path)) else getattr(net, "name", "the net")
     if isinstance(net, (str, Path)) and (path := find_net_file(net)):
-        net = NetFile(path, classes=classes, threads=threads)
+        net = NetFile(path, classes=classes)
         classes = classes or net.classes
     elif isinstance(net, (str, Path)):
         from petseg.runs import load_net
@@ -115,7 +114,7 @@ def _predictor(net, classes, threads):
     if net.input_shape[-1] == 5:
         raise ValueError(f"{name} finds edges, not classes; take best, small, or a run of another recipe")
     if isinstance(net, NetFile):
-        return net, classes
+        return net, net.classes or classes
     if net.input_shape[1:3] != (None, None):
         raise ValueError(f"{name} takes one size only; load or build it with img_size=(None, None)")
     if net.output_shape[-1] != len(classes):
