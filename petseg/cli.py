@@ -329,7 +329,9 @@ def _load_nets(args, keep):
 
     def opened(name, classes=None):
         if path := find_net_file(name):
-            return NetFile(path, classes=classes, keep=keep)
+            net = NetFile(path, classes=classes, keep=keep)
+            net.name = str(name)  # as it was asked for
+            return net
         _load_tensorflow(args)
         return name
 

@@ -193,7 +193,8 @@ class Refiner:
     ):
         """Errors as of `load_net` and `NetFile`; ValueError for a net that finds no edges, or not at such sizes."""
         check_whole(least=1, side=side, tile=tile, tiles=most)
-        self.side, self.tile, self.most, name = side, tile, most, net
+        self.side, self.tile, self.most = side, tile, most
+        name = net if isinstance(net, (str, Path)) else getattr(net, "name", "the net")
         if isinstance(net, (str, Path)) and (path := find_net_file(net)):
             net = NetFile(path)
         elif isinstance(net, (str, Path)):
