@@ -51,7 +51,7 @@ class Segmenter:
         self.flip, self.max_pixels = flip, max_pixels
         self.predict, self.classes = _predictor(net, classes)
         self.shapes = _looks(self.predict, sizes)
-        self.sizes = tuple(self.shapes)
+        self.sizes: tuple[int, ...] = tuple(self.shapes)
 
     def __call__(
         self,
