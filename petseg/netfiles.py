@@ -33,7 +33,7 @@ def look_sizes(
 ) -> list[tuple[int, int]]:  # three of (height, width), the square first
     """The sizes of about side x side pixels that a net file is made for."""
     wide = [(high, 32 * round(side * side / high / 32)) for high in range(32, side, 32)]
-    best = min(wide, key=lambda size: abs(np.log(size[1] / size[0] * 3 / 4)))
+    best = min(wide, key=lambda size: abs(np.log(size[1] / size[0] / 2**0.5)))
     return [(side, side), best, best[::-1]]
 
 # %% ../nbs/workshop/netfiles.ipynb #nf021
