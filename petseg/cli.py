@@ -632,12 +632,11 @@ def _train(args):
     )
 
 # %% ../nbs/16_cli.ipynb #c011
-def _load(args, keras=False):
+def _load(args):
     """A net, the size that it is shown photos at, and its classes. Errors as of `NetFile` and `load_net`; ValueError if it tells no classes."""
     from petseg.netfiles import NetFile, find_net_file
 
-    path = None if keras else find_net_file(args.run)
-    if path:
+    if path := find_net_file(args.run):
         net = NetFile(path)
         size, classes = net.sizes[0], net.classes
     else:

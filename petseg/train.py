@@ -23,18 +23,8 @@ from .data import augmented, get_batches, plain_errors
 from .losses import get_loss
 from .masks import IGNORE, describe_values, open_mask
 from .netfiles import NET_FILE
-from petseg.runs import (
-    Recipe,
-    best_epoch,
-    build_model,
-    claim_run,
-    end_run,
-    export_net,
-    get_recipe,
-    has_begun,
-    is_finished,
-)
-from .runs import keep_state, load_run, lock_run, read_history, restore, resume_run, stop_broken
+from .runs import Recipe, best_epoch, build_model, claim_run, end_run, export_net, get_recipe, has_begun
+from .runs import is_finished, keep_state, load_run, lock_run, read_history, restore, resume_run, stop_broken
 
 _all_ = ["Recipe", "best_epoch", "get_recipe", "load_run", "read_history"]
 
