@@ -328,10 +328,8 @@ def _load_nets(args, keep):
     from petseg.predict import Segmenter
 
     def opened(name, classes=None):
-        if path := find_net_file(name):
-            net = NetFile(path, classes=classes, keep=keep)
-            net.name = str(name)  # as it was asked for
-            return net
+        if find_net_file(name):
+            return NetFile(name, classes=classes, keep=keep)
         _load_tensorflow(args)
         return name
 
@@ -605,12 +603,12 @@ def _trainer(recipe, args):
     from petseg.train import train
 
     if recipe.model != "refiner":
-        return partial(train, tensorboard=args.tensorboard)
+        return partial(train, tensorboard=args.tensorboard, export=True)
     from petseg.refine import train_refiner
 
     if args.tensorboard:
         raise ValueError("--tensorboard: a net that finds edges is trained without such logs; leave it out")
-    return train_refiner
+    return partial(train_refiner, export=True)
 
 
 def _train(args):
@@ -636,8 +634,8 @@ def _load(args):
     """A net, the size that it is shown photos at, and its classes. Errors as of `NetFile` and `load_net`; ValueError if it tells no classes."""
     from petseg.netfiles import NetFile, find_net_file
 
-    if path := find_net_file(args.run):
-        net = NetFile(path)
+    if find_net_file(args.run):
+        net = NetFile(args.run)
         size, classes = net.sizes[0], net.classes
     else:
         _load_tensorflow(args)

@@ -21,9 +21,8 @@ from scipy import ndimage
 
 from .arguments import check_whole
 from .masks import IGNORE, Classes, class_colors, overlay, resize_scores, with_legend
-from .netfiles import NetFile, find_net_file
 from .photos import open_photo
-from .predict import Segmenter, compiled
+from .predict import Segmenter, compiled, open_net
 
 # %% ../nbs/11_matting.ipynb #n005
 class NothingFoundError(ValueError):
@@ -195,12 +194,7 @@ class Refiner:
         check_whole(least=1, side=side, tile=tile, tiles=most)
         self.side, self.tile, self.most = side, tile, most
         name = net if isinstance(net, (str, Path)) else getattr(net, "name", "the net")
-        if isinstance(net, (str, Path)) and (path := find_net_file(net)):
-            net = NetFile(path)
-        elif isinstance(net, (str, Path)):
-            from petseg.runs import load_net
-
-            net, *_ = load_net(net)
+        net, _ = open_net(net)
         if getattr(net, "input_shape", (5,))[-1] != 5:
             raise ValueError(f"{name} finds classes, not edges; take edges, or a run of the recipe edges")
         self.sizes = getattr(net, "sizes", None)

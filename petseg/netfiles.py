@@ -9,6 +9,7 @@ __all__ = ['FORMAT', 'PACKED', 'NET_FILE', 'look_sizes', 'write_net', 'save_net'
 import hashlib
 import io
 import json
+import logging
 import os
 import struct
 import tempfile
@@ -57,9 +58,9 @@ def write_net(
         raise ValueError("a net file is made for fixed sizes; name at least one (height, width)")
     if photos is not None and (weights != "int8" or not photos or model.input_shape[-1] != 3):
         raise ValueError("photos, at least one, are for weights='int8' of a net that takes photos")
-    net = _converted(model, sizes, weights, photos)
-    if weights == "int8" and photos is None:
-        net = _in_8_bits(net)
+    net = _converted(model, sizes, weights)
+    if weights == "int8":
+        net = _in_8_bits(net, sizes, photos)
     net = _tidy(net, sizes)
     card |= {"format": FORMAT, "sizes": [list(size) for size in sizes], "channels": model.input_shape[-1]}
     card |= {"weights": weights, "whole_numbers": photos is not None}
@@ -87,7 +88,7 @@ def save_net(
     return card
 
 
-def _converted(model, sizes, weights, photos):
+def _converted(model, sizes, weights):
     """A model in LiteRT's format, with a signature for each size."""
     import keras
     import tensorflow as tf
@@ -103,27 +104,63 @@ def _converted(model, sizes, weights, photos):
             archive.write_out(folder, verbose=False)
         names = [_signature(*size) for size in sizes]
         converter = tf.lite.TFLiteConverter.from_saved_model(folder, signature_keys=names)
-        if weights == "float16" or photos:
-            converter.optimizations = [tf.lite.Optimize.DEFAULT]
         if weights == "float16":
+            converter.optimizations = [tf.lite.Optimize.DEFAULT]
             converter.target_spec.supported_types = [tf.float16]
-        if photos:
-            converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
-            converter.representative_dataset = lambda: _as_asked(photos, sizes)
         with redirect_stdout(io.StringIO()), warnings.catch_warnings(action="ignore"):  # of its own interpreter
             return converter.convert()
 
 
+def _in_8_bits(net, sizes, photos):
+    """A net in LiteRT's format with its weights in eight bits; it computes as before, or with photos in eight bits too. ModuleNotFoundError."""
+    try:
+        from ai_edge_quantizer import qtyping, quantizer, recipe
+    except ModuleNotFoundError as e:
+        raise ModuleNotFoundError("weights='int8' needs ai-edge-quantizer: pip install it") from e
+    with tempfile.TemporaryDirectory() as folder, redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+        path = Path(folder, "net.tflite")
+        path.write_bytes(net)
+        if photos is None:
+            return bytes(quantizer.Quantizer(str(path), recipe.weight_only_wi8_afp32()).quantize().quantized_model)
+        maker = quantizer.Quantizer(str(path), recipe.static_wi8_ai8())
+        for end in (qtyping.TFLOperationName.INPUT, qtyping.TFLOperationName.OUTPUT):
+            maker.update_quantization_recipe(".*", end, algorithm_key="no_quantize")  # photos and scores stay floats
+        usual = logging.root.manager.disable
+        logging.disable(logging.WARNING)  # it warns of numbers that the graphs share
+        try:
+            with warnings.catch_warnings(action="ignore"):
+                ranges = maker.calibrate(_as_asked(photos, sizes))
+                return bytes(maker.quantize(_one_for_all(ranges, net)).quantized_model)
+        finally:
+            logging.disable(usual)
+
+
 def _as_asked(photos, sizes):
-    """What the converter calibrates with: (signature, its input), each photo at each size."""
-    for height, width in sizes:
-        for photo in photos:
-            small = Image.fromarray(photo).resize((width, height), Image.Resampling.BILINEAR)
-            yield _signature(height, width), {"photo": np.asarray(small, "float32")[None]}
+    """{signature: its inputs} to calibrate with, each photo at one of the sizes."""
+    asked = {_signature(*size): [] for size in sizes}
+    for number, photo in enumerate(photos):
+        height, width = sizes[number % len(sizes)]
+        small = Image.fromarray(photo).resize((width, height), Image.Resampling.BILINEAR)
+        asked[_signature(height, width)].append({"photo": np.asarray(small, "float32")[None]})
+    return asked
+
+
+def _one_for_all(ranges, net):
+    """The ranges of a net's tensors, those of all sizes together, so that its graphs share their numbers."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    model = schema.ModelT.InitFromPackedBuf(net, 0)
+    for alike in zip(*(graph.tensors for graph in model.subgraphs), strict=True):
+        names = [str(tensor.name, "ascii") for tensor in alike]
+        known = [ranges[name] for name in names if name in ranges]
+        if known and "min" in known[0]:
+            least, most = (pick([r[end] for r in known], axis=0) for pick, end in ((np.min, "min"), (np.max, "max")))
+            ranges |= dict.fromkeys(names, known[0] | {"min": least, "max": most})
+    return ranges
 
 
 def _tidy(net, sizes):
-    """A net in LiteRT's format, its graphs in the order of the sizes, without its tensors' names: a quarter of a small net."""
+    """A net in LiteRT's format, its graphs in the order of the sizes, all that is alike in them once, and without its tensors' names."""
     import flatbuffers
     from ai_edge_litert import schema_py_generated as schema
 
@@ -139,21 +176,21 @@ def _tidy(net, sizes):
         if buffer.offset > 1:  # its data stands behind the rest
             buffer.data = np.frombuffer(net, "uint8", buffer.size, buffer.offset)
             buffer.offset = buffer.size = 0
-    builder = flatbuffers.Builder(len(net))
+
+    written = {}
+
+    class Builder(flatbuffers.Builder):
+        """One that writes numbers once, however many point to them."""
+
+        def CreateNumpyVector(self, x):
+            key = x.dtype.str, x.tobytes()
+            if key not in written:
+                written[key] = super().CreateNumpyVector(x)
+            return written[key]
+
+    builder = Builder(len(net))
     builder.Finish(model.Pack(builder), b"TFL3")
     return bytes(builder.Output())
-
-
-def _in_8_bits(net):
-    """A net in LiteRT's format with its weights in eight bits; it computes with them as before. ModuleNotFoundError."""
-    try:
-        from ai_edge_quantizer import quantizer, recipe
-    except ModuleNotFoundError as e:
-        raise ModuleNotFoundError("weights='int8' without photos needs ai-edge-quantizer: pip install it") from e
-    with tempfile.TemporaryDirectory() as folder, redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
-        path = Path(folder, "net.tflite")
-        path.write_bytes(net)
-        return bytes(quantizer.Quantizer(str(path), recipe.weight_only_wi8_afp32()).quantize().quantized_model)
 
 
 def _signature(height, width):
@@ -210,7 +247,7 @@ class NetFile:
 
     def __init__(
         self,
-        path: str | Path,
+        path: str | Path,  # as for `find_net_file`
         *,
         classes: Classes | None = None,  # of its scores; a file without a card, from elsewhere, needs them
         threads: int | None = None,  # to compute with; None: one a core, at most 4
@@ -220,7 +257,8 @@ class NetFile:
         check_whole(least=1, keep=keep, threads=threads or 1)
         self.name, self.keep, self.threads = str(path), keep, threads or min(4, os.cpu_count() or 1)
         self._lock, self._ready = threading.Lock(), OrderedDict[tuple[int, int], Any]()
-        self._net, self.card = _read(Path(path), classes is not None)
+        path = find_net_file(path) or Path(path)
+        self._net, self.card = _read(path, classes is not None)
         if self.card:
             known = Classes(**self.card["classes"]) if self.card.get("classes") else None
             self.classes, self.channels = classes or known, self.card["channels"]

@@ -275,6 +275,7 @@ def train_refiner(
     run_dir: str | Path,  # as for `train`
     *,
     verbose: int | str = "auto",  # as for `train`
+    export: bool = False,  # as for `train`
 ) -> tuple[keras.Model, dict]:  # as of `train`
     """Train a net that finds edges, from masks alone. Errors as of `train`, `get_recipe`, `load_net`."""
     own: dict[str, Any] = {"recipe": "small", "net": None, "folds": 2, "fold_epochs": 12}
@@ -315,4 +316,4 @@ def train_refiner(
     if valid_samples:
         seen = examples([valid_samples], segmenters[:1], composites=len(valid_samples), drawings=0)
         valid = Lessons(seen, **how | {"crops": 4 * len(valid_samples)})(0)
-    return train(recipe, lessons, valid, run_dir, verbose=verbose)
+    return train(recipe, lessons, valid, run_dir, verbose=verbose, export=export)

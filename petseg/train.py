@@ -238,7 +238,7 @@ def train(
         _fit_or_explain(model, recipe, train_samples, valid_samples, run_dir, state, verbose, tensorboard)
         best, history = load_run(run_dir), read_history(run_dir)
         end_run(run_dir)
-        if export:
+        if export and not (run_dir / NET_FILE).exists():
             export_net(run_dir, run_dir / NET_FILE)
     return best, history
 
@@ -248,6 +248,7 @@ def _fit_or_explain(model, recipe, data, valid_samples, run_dir, state, verbose,
     what = "loss"
     try:
         if not is_finished(state["history"], recipe):
+            (run_dir / NET_FILE).unlink(missing_ok=True)  # of fewer epochs
             _fit(model, recipe, data, valid_samples, run_dir, state, verbose, tensorboard)
         if not _count(valid_samples) or best_epoch(state["history"], recipe.monitor)[0]:
             return
