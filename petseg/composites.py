@@ -50,10 +50,11 @@ def unknown_band(
 def lift(
     photo: np.ndarray,  # (H, W, 3) uint8
     trimap: np.ndarray,  # (H, W) uint8: 255 object, 0 rest, else unknown
+    steep: float = 4,  # how much steeper its edge is made; 1: not at all
 ) -> tuple[Layer | None, np.ndarray]:  # the object, None if there is none; its alpha in the photo, (H, W) uint8
     """Cut an object out by closed-form matting, its edge sharpened, in its own colours."""
-    steep = (4 * (solve_alpha(photo, trimap) - 0.5) + 0.5).clip(0, 1)
-    alpha = np.rint(255 * ndimage.gaussian_filter(steep, 0.5)).astype("uint8")
+    edge = (steep * (solve_alpha(photo, trimap) - 0.5) + 0.5).clip(0, 1)
+    alpha = np.rint(255 * ndimage.gaussian_filter(edge, 0.5)).astype("uint8")
     parts, count = ndimage.label(alpha > 127)
     if not count:
         return None, np.zeros_like(alpha)

@@ -300,7 +300,7 @@ def train_refiner(
             return run.load_model(), run.history
     first, knowing = get_recipe(name), _of_any_size(net) if net else None
     order = sorted(train_samples, key=lambda s: s.name)
-    random.Random(recipe.seed).shuffle(order)
+    random.Random(first.seed).shuffle(order)
     halves, segmenters = [order[k::folds] for k in range(folds)], []
     for k, half in enumerate(halves):
         known = [s for s in order if s not in half]
