@@ -425,7 +425,7 @@ def refiner(
     alpha=0.35,  # the encoder's channels, as a share of MobileNetV2's
     width=(96, 64, 48, 32, 16),  # channels of the five decoder stages, coarse to fine
     depth=(2, 2, 2, 3, 2),  # separable convolutions of each stage, 1 or more
-    mixes=0,  # sums of red, green and blue that the last stage sees, their weights chosen for each place
+    mixes=4,  # sums of red, green and blue that the last stage sees, their weights chosen for each place
 ):  # keras.Model: raw RGB and probabilities of object and border, all 0..255, (batch, height, width, 5) -> alpha, 0..1, (batch, height, width, 1)
     """U-Net that finds the edge of what another net has found; ValueError, FileNotFoundError for wrong values."""
     check_counts_list("width", width, 5)
