@@ -634,7 +634,8 @@ def _load(args):
     """A net, the size that it is shown photos at, and its classes. Errors as of `NetFile` and `load_net`; ValueError if it tells no classes."""
     from petseg.netfiles import NetFile, find_net_file
 
-    if find_net_file(args.run):
+    as_trained = os.path.isdir(args.run) and find_spec("keras")  # a run's net file looks at sizes of its own
+    if find_net_file(args.run) and not as_trained:
         net = NetFile(args.run)
         size, classes = net.sizes[0], net.classes
     else:
