@@ -305,14 +305,14 @@ def _packed(picture, kind):
 
     file, note = io.BytesIO(), PngInfo()
     note.add_text("Software", _MARK)
-    how = {"png": {"pnginfo": note}, "tiff": {"software": _MARK, "compression": "tiff_adobe_deflate"}}
+    how = {"png": {"pnginfo": note, "compress_level": 4}, "tiff": {"software": _MARK, "compression": "tiff_adobe_deflate"}}
     picture.save(file, kind, **how.get(kind, {"quality": 95}))
     return file.getvalue()
 
 # %% ../nbs/16_cli.ipynb #new13
 def _nets(args, alone):
-    """A function that gives the nets, loaded when it is first asked; for a photo alone they keep no size ready that is done."""
-    lock, load = threading.Lock(), cache(lambda: _load_nets(args, 1 if alone else 4))
+    """A function that gives the nets, loaded when it is first asked; for a photo alone they keep nothing ready that is done."""
+    lock, load = threading.Lock(), cache(lambda: _load_nets(args, 0 if alone else 4))
 
     def segmenter():
         with lock:
@@ -327,7 +327,7 @@ def _load_nets(args, keep):
     from petseg.netfiles import NetFile, find_net_file
     from petseg.predict import Segmenter
 
-    def opened(name, classes=None):
+    def opened(name, classes=None, keep=keep):
         if find_net_file(name):
             return NetFile(name, classes=classes, keep=keep)
         _load_tensorflow(args)
@@ -342,7 +342,7 @@ def _load_nets(args, keep):
     if matting:
         from petseg.matting import Refiner
 
-        matting = Refiner(opened(args.edges or "edges"))
+        matting = Refiner(opened(args.edges or "edges", keep=max(1, keep)))
     classes = read_classes(args.classes) if args.classes else None
     return _asked(Segmenter(opened(args.net, classes), classes=classes, max_pixels=most), args), matting
 

@@ -251,10 +251,11 @@ class NetFile:
         *,
         classes: Classes | None = None,  # of its scores; a file without a card, from elsewhere, needs them
         threads: int | None = None,  # to compute with; None: one a core, at most 4
-        keep: int = 4,  # sizes that stay ready, some 80 MB each for `best`
+        keep: int = 4,  # sizes that stay ready, some 80 MB each for `best`; 0: none, after a call
     ):
         """FileNotFoundError; ValueError as of `read_card`, and for another's file that takes or gives something else."""
-        check_whole(least=1, keep=keep, threads=threads or 1)
+        check_whole(least=1, threads=threads or 1)
+        check_whole(least=0, keep=keep)
         self.name, self.keep, self.threads = str(path), keep, threads or min(4, os.cpu_count() or 1)
         self._lock, self._ready = threading.Lock(), OrderedDict[tuple[int, int], Any]()
         path = find_net_file(path) or Path(path)
@@ -288,12 +289,15 @@ class NetFile:
                 graph.set_tensor(taken, photo)
                 graph.invoke()
                 found.append(graph.get_tensor(given))
+            del graph
+            while len(self._ready) > self.keep:
+                self._ready.popitem(last=False)
         return np.concatenate(found)
 
     def _graph(self, size):
         """The net for one size, ready to run, and the indices of its input and its output."""
         if size not in self._ready:
-            while len(self._ready) >= self.keep:
+            while len(self._ready) >= max(1, self.keep):
                 self._ready.popitem(last=False)
             net = _one_graph(self._net, self.sizes.index(size)) if self.card else self._net
             graph = _opened(self.name, net, self.threads)
@@ -316,15 +320,18 @@ def _opened(path, net, threads):
 
 def _one_graph(net, number):
     """A net with one of its graphs alone: LiteRT would make all of them ready, at six times the memory."""
-    net = bytearray(net)
     read = lambda place, kind="I": struct.unpack_from("<" + kind, net, place)[0]
-    root = read(0)
+    root, changed = read(0), {}
     for slot in (2, 7):  # of the graphs, and of their signatures, in FlatBuffers' table of a model
         place = root + read(root - read(root, "i") + 4 + 2 * slot, "H")
         vector = place + read(place)
         entry = vector + 4 + 4 * number
-        struct.pack_into("<II", net, vector, 1, entry + read(entry) - (vector + 4))
-    return bytes(net)
+        changed[vector] = struct.pack("<II", 1, entry + read(entry) - (vector + 4))
+    view, parts, end = memoryview(net), [], 0
+    for place in sorted(changed):
+        parts += [view[end:place], changed[place]]
+        end = place + 8
+    return b"".join([*parts, view[end:]])
 
 
 def _other_size(path, graph, classes):

@@ -11,6 +11,7 @@ import io
 import struct
 from contextlib import contextmanager, suppress
 from functools import cache, lru_cache
+from importlib import import_module
 from pathlib import Path
 from typing import IO
 
@@ -37,7 +38,9 @@ def known_kinds() -> list[str]:
         import pi_heif
 
         pi_heif.register_heif_opener()
-    Image.init()
+    for name in ("Avif", "Bmp", "Gif", "Jpeg", "Jpeg2K", "Mpo", "Png", "Ppm", "Tiff", "WebP"):
+        with suppress(ImportError):  # `Image.init` would load four times as many
+            import_module(f"PIL.{name}ImagePlugin")
     return [kind for kind in KINDS if kind in Image.OPEN]
 
 
@@ -45,7 +48,7 @@ def known_kinds() -> list[str]:
 def photo_endings() -> set[str]:  # such as `.jpg`
     """The endings of files of these kinds."""
     kinds = known_kinds()
-    return {ending for ending, kind in Image.registered_extensions().items() if kind in kinds}
+    return {ending for ending, kind in Image.EXTENSION.items() if kind in kinds}
 
 # %% ../nbs/workshop/photos.ipynb #w007
 _PNG = {b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"}  # pieces that make pixels
