@@ -305,7 +305,10 @@ def _packed(picture, kind):
 
     file, note = io.BytesIO(), PngInfo()
     note.add_text("Software", _MARK)
-    how = {"png": {"pnginfo": note, "compress_level": 4}, "tiff": {"software": _MARK, "compression": "tiff_adobe_deflate"}}
+    how = {
+        "png": {"pnginfo": note, "compress_level": 4},
+        "tiff": {"software": _MARK, "compression": "tiff_adobe_deflate"},
+    }
     picture.save(file, kind, **how.get(kind, {"quality": 95}))
     return file.getvalue()
 

@@ -10,9 +10,11 @@ __all__ = ['NoPetError', 'KINDS', 'NothingFoundError', 'to_object', 'object_name
 # %% ../nbs/11_matting.ipynb #n003
 import math
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cache, cached_property, partial
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -278,18 +280,22 @@ def estimate_foreground(
     """The object's colours without the background that shines through."""
     far = [Image.fromarray(colours) for colours in _nearest_sure(photo, alpha)]
     (high, wide), margin, found = alpha.shape, 16, photo.copy()
-    for top in range(0, high, tile):
-        for left in range(0, wide, tile):
-            here = np.s_[top : top + tile, left : left + tile]
-            soft = (alpha[here] > 0) & (alpha[here] < 255)
-            if soft.any():
-                y, x = max(0, top - margin), max(0, left - margin)
-                bottom, right = min(high, top + tile + margin), min(wide, left + tile + margin)
-                size, scale = (right - x, bottom - y), np.divide(far[0].size, (wide, high))
-                box = (*np.multiply((x, y), scale), *np.multiply((right, bottom), scale))
-                first = [np.asarray(c.resize(size, Image.Resampling.BILINEAR, box=box)) for c in far]
-                fused = _fuse(photo[y:bottom, x:right], alpha[y:bottom, x:right], *first)
-                found[here][soft] = fused[top - y :, left - x :][: soft.shape[0], : soft.shape[1]][soft]
+
+    def fill(corner):
+        top, left = corner
+        here = np.s_[top : top + tile, left : left + tile]
+        soft = (alpha[here] > 0) & (alpha[here] < 255)
+        if soft.any():
+            y, x = max(0, top - margin), max(0, left - margin)
+            bottom, right = min(high, top + tile + margin), min(wide, left + tile + margin)
+            size, scale = (right - x, bottom - y), np.divide(far[0].size, (wide, high))
+            box = (*np.multiply((x, y), scale), *np.multiply((right, bottom), scale))
+            first = [np.asarray(c.resize(size, Image.Resampling.BILINEAR, box=box)) for c in far]
+            fused = _fuse(photo[y:bottom, x:right], alpha[y:bottom, x:right], *first)
+            found[here][soft] = fused[top - y :, left - x :][: soft.shape[0], : soft.shape[1]][soft]
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(fill, product(range(0, high, tile), range(0, wide, tile))))
     found[alpha == 0] = 0
     return found
 
