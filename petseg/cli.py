@@ -315,7 +315,7 @@ def _packed(picture, kind):
 # %% ../nbs/16_cli.ipynb #new13
 def _nets(args, alone):
     """A function that gives the nets, loaded when it is first asked; for a photo alone they keep nothing ready that is done."""
-    lock, load = threading.Lock(), cache(lambda: _load_nets(args, 0 if alone else 4))
+    lock, load = threading.Lock(), cache(lambda: _load_nets(args, 0 if alone else None))
 
     def segmenter():
         with lock:
@@ -345,7 +345,7 @@ def _load_nets(args, keep):
     if matting:
         from petseg.matting import Refiner
 
-        matting = Refiner(opened(args.edges or "edges", keep=max(1, keep)))
+        matting = Refiner(opened(args.edges or "edges", keep=None if keep is None else 1))
     classes = read_classes(args.classes) if args.classes else None
     return _asked(Segmenter(opened(args.net, classes), classes=classes, max_pixels=most), args), matting
 

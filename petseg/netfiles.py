@@ -16,7 +16,7 @@ import tempfile
 import threading
 import warnings
 import zipfile
-from collections import OrderedDict
+from collections.abc import Callable
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from importlib.resources import files
 from pathlib import Path
@@ -251,13 +251,16 @@ class NetFile:
         *,
         classes: Classes | None = None,  # of its scores; a file without a card, from elsewhere, needs them
         threads: int | None = None,  # to compute with; None: one a core, at most 4
-        keep: int = 4,  # sizes that stay ready, some 80 MB each for `best`; 0: none, after a call
+        keep: int
+        | None = None,  # None: its sizes are made ready together and share memory; 1: each alone, soonest, and the last stays; 0: none stays
     ):
         """FileNotFoundError; ValueError as of `read_card`, and for another's file that takes or gives something else."""
         check_whole(least=1, threads=threads or 1)
-        check_whole(least=0, keep=keep)
+        check_whole(least=0, most=1, keep=keep or 0)
         self.name, self.keep, self.threads = str(path), keep, threads or min(4, os.cpu_count() or 1)
-        self._lock, self._ready = threading.Lock(), OrderedDict[tuple[int, int], Any]()
+        self._lock = threading.Lock()
+        self._ready: dict[tuple[int, int], Callable] = {}
+        self._whole: Any = None
         path = find_net_file(path) or Path(path)
         self._net, self.card = _read(path, classes is not None)
         if self.card:
@@ -283,29 +286,24 @@ class NetFile:
             known = ", ".join(f"{h} x {w}" for h, w in self.sizes)
             raise ValueError(f"{self.name} takes photos of {known} (height x width); found {size[0]} x {size[1]}")
         with self._lock, _without_greeting():
-            graph, taken, given = self._graph(size)
-            found = []
-            for photo in np.asarray(photos, "float32")[:, None]:
-                graph.set_tensor(taken, photo)
-                graph.invoke()
-                found.append(graph.get_tensor(given))
-            del graph
-            while len(self._ready) > self.keep:
-                self._ready.popitem(last=False)
+            if size not in self._ready:
+                self._make_ready(size)
+            found = [self._ready[size](photo) for photo in np.asarray(photos, "float32")[:, None]]
+            if self.keep == 0:
+                self._ready.clear()
         return np.concatenate(found)
 
-    def _graph(self, size):
-        """The net for one size, ready to run, and the indices of its input and its output."""
-        if size not in self._ready:
-            while len(self._ready) >= max(1, self.keep):
-                self._ready.popitem(last=False)
-            net = _one_graph(self._net, self.sizes.index(size)) if self.card else self._net
-            graph = _opened(self.name, net, self.threads)
-            graph.allocate_tensors()
-            (taken,), (given,) = graph.get_input_details(), graph.get_output_details()
-            self._ready[size] = graph, taken["index"], given["index"]
-        self._ready.move_to_end(size)
-        return self._ready[size]
+    def _make_ready(self, size):
+        """Put a function of one photo of this size, (1, height, width, channels), into `_ready`."""
+        if self.keep is not None:
+            self._ready.clear()
+        if self.card and self.keep is None:
+            self._whole = self._whole or _opened(self.name, self._net, self.threads)
+            run = self._whole.get_signature_runner(_signature(*size))
+            self._ready[size] = lambda photo: run(photo=photo)["scores"]
+            return
+        net = _one_graph(self._net, self.sizes.index(size)) if self.card else self._net
+        self._ready[size] = _asked_by_index(_opened(self.name, net, self.threads))
 
 
 def _opened(path, net, threads):
@@ -316,6 +314,19 @@ def _opened(path, net, threads):
         return Interpreter(model_content=net, num_threads=threads)
     except ValueError as e:
         raise ValueError(f"{path}: LiteRT cannot open it ({str(e).splitlines()[0][:100]})") from e
+
+
+def _asked_by_index(graph):
+    """A net of one graph as a function of its input."""
+    graph.allocate_tensors()
+    (taken,), (given,) = graph.get_input_details(), graph.get_output_details()
+
+    def run(photo):
+        graph.set_tensor(taken["index"], photo)
+        graph.invoke()
+        return graph.get_tensor(given["index"])
+
+    return run
 
 
 def _one_graph(net, number):
