@@ -26,6 +26,7 @@ import sys
 import tempfile
 import threading
 import time
+from abc import ABCMeta
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
@@ -585,14 +586,19 @@ def _gradio():
 # %% ../nbs/15_app.ipynb #p040
 def _upload(gr, **how):
     """A field for a photo that hands on the name of its file."""
-    field = gr.Image(type="filepath", image_mode=None, sources=["upload", "clipboard", "webcam"], **how)
 
-    async def untouched(path):
+    async def untouched(self, path):
         return path
 
-    field.async_move_resource_to_block_cache = untouched
-    field.preprocess = lambda payload: payload and payload.path
-    return field
+    own = {
+        "is_template": True,  # shown as its parent is
+        "preprocess": lambda self, payload: payload and payload.path,
+        "async_move_resource_to_block_cache": untouched,
+    }
+    # A class, for Gradio makes the field anew when its value comes from an example; without Gradio's own making of
+    # classes, which writes a file beside this one.
+    field = ABCMeta.__new__(type(gr.Image), "PhotoField", (gr.Image,), own)
+    return field(type="filepath", image_mode=None, sources=["upload", "clipboard", "webcam"], **how)
 
 # %% ../nbs/15_app.ipynb #p042
 @cache
