@@ -1,8 +1,9 @@
-"""Keeps the book in order: python .ci/book.py run [NOTEBOOK ...] | sync | check | html [DIR]
+"""Keeps the book in order: python .ci/book.py run [NOTEBOOK ...] | sync | check | lint [NOTEBOOK ...] | html [DIR]
 
 run    executes notebooks in place (all of them if none is named), then syncs
-sync   cleans the notebooks, exports petseg/ and writes README.md
-check  fails if sync would change a file
+sync   cleans the notebooks, folds what is hidden, exports petseg/ and writes README.md
+check  fails if sync would change a file, or if lint finds something
+lint   says where a lesson is none, and which links lead nowhere (all notebooks if none is named)
 html   renders every notebook to a page in DIR (default _docs)
 """
 
@@ -17,6 +18,7 @@ from nbclient import NotebookClient
 
 ROOT = Path(__file__).resolve().parent.parent
 NBS = ROOT / "nbs"
+LESSONS = r"00"  # the chapters that are lessons; the others are still to become some
 sys.path.insert(0, str(ROOT))
 from conftest import CELL_SECONDS, is_left_alone  # its environment too
 
@@ -55,6 +57,109 @@ def drop_stderr(nb):
             cell.outputs = [out for out in cell.outputs if out.get("name") != "stderr"]
 
 
+def is_hidden(cell):
+    return cell.cell_type == "code" and re.match(r"#\| hide\b", cell.source)
+
+
+def is_exported(cell):
+    return cell.cell_type == "code" and re.search(r"^#\| exporti?\b", cell.source, re.MULTILINE)
+
+
+def lines(cell):
+    """The lines of a cell that a reader reads."""
+    return [line for line in cell.source.splitlines() if line.strip() and not line.startswith("#|")]
+
+
+def fold():
+    """Hidden cells, and long ones that are exported, are folded wherever the notebook is opened."""
+    for path in notebooks():
+        nb = nbformat.read(path, as_version=4)
+        before = nbformat.writes(nb)
+        for cell in nb.cells:
+            if is_hidden(cell) or (is_exported(cell) and len(lines(cell)) > 15):
+                cell.metadata["jupyter"] = {"source_hidden": True}
+        if nbformat.writes(nb) != before:
+            nbformat.write(nb, path)
+
+
+LINK = re.compile(r"\]\(([^)\s]+)\)")
+
+
+def anchors(path):
+    """What a link may name: headings in small letters, which GitHub, JupyterLab and a page all write alike."""
+    text = path.read_text(encoding="utf-8")
+    if path.suffix == ".ipynb":
+        nb = nbformat.reads(text, as_version=4)
+        text = "\n".join(c.source for c in nb.cells if c.cell_type == "markdown")
+    heads = re.findall(r"^#+ +(.+?) *$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", head).replace(" ", "-") for head in heads if head == head.lower()}
+
+
+def dead_links(path):
+    text = path.read_text(encoding="utf-8")
+    if path.suffix == ".ipynb":
+        nb = nbformat.reads(text, as_version=4)
+        text = "\n".join(c.source for c in nb.cells if c.cell_type == "markdown")
+    for link in LINK.findall(text):
+        if "://" in link or link.startswith("mailto:"):
+            continue
+        name, _, anchor = link.partition("#")
+        there = (path.parent / name).resolve() if name else path
+        if not there.exists():
+            yield f"link to {link}, which is not there"
+        elif anchor and anchor not in anchors(there):
+            yield f"link to {link}, and {there.name} has no such heading"
+
+
+def faults(path):
+    """What keeps a chapter from being a lesson."""
+    nb = nbformat.read(path, as_version=4)
+    cells = [c for c in nb.cells if not is_hidden(c) and not c.source.startswith("#| default_exp")]
+    text = "\n".join(c.source for c in cells if c.cell_type == "markdown")
+    shown, before = [], None
+    for cell in cells:
+        if cell.cell_type == "markdown":
+            if before is not None and before in shown and len(cell.source.split()) < 3:
+                yield f"a figure without a caption: {cell.source!r}"
+            before = cell
+            continue
+        own = not is_exported(cell)
+        first = (lines(cell) or [""])[0]
+        if own and len(lines(cell)) > 15:
+            yield f"{len(lines(cell))} lines in a cell, 15 are the most: {first}"
+        if own and re.match(r"(assert\b|test_\w+\()", (lines(cell) or [""])[-1].strip()):
+            yield f"a cell ends in an assertion and shows nothing: {first}"
+        if before is not None and before.cell_type == "code":
+            yield f"two cells without a word between: {first}"
+        if any(kind.startswith("image/") for out in cell.outputs for kind in out.get("data", {})):
+            shown.append(cell)
+            if "#| fig-alt:" not in cell.source:
+                yield f"a figure without `#| fig-alt:`: {first}"
+        before = cell
+    if before in shown:
+        yield "the last figure has no caption"
+    if not shown or cells.index(shown[0]) > len(cells) / 4:
+        yield "no figure in its first quarter"
+    for wanted in ("## Exercises", "**Next:**", "[Contents](index.ipynb)"):
+        if wanted not in text:
+            yield f"no {wanted}"
+    more = sum(len(lines(c)) for c in nb.cells if is_hidden(c) or is_exported(c))
+    own = sum(len(lines(c)) for c in nb.cells if c.cell_type == "code" and not is_hidden(c) and not is_exported(c))
+    if more > 3 * own:
+        yield f"{more} lines are exported or hidden, and {own} are the reader's"
+
+
+def lint(paths=None):
+    found = []
+    for path in paths or [*notebooks(), *ROOT.glob("*.md")]:
+        some = list(dead_links(path))
+        if path.parent == NBS and re.match(LESSONS, path.name):
+            some += faults(path)
+        found += [f"{path.relative_to(ROOT)}: {fault}" for fault in some]
+    if found:
+        sys.exit("\n".join([*found, f"{len(found)} faults"]))
+
+
 def for_readers(path):
     """A notebook without hidden cells and nbdev's directive lines."""
     nb = nbformat.read(path, as_version=4)
@@ -82,6 +187,7 @@ def sync():
     bin_dir = Path(sys.executable).parent
     for command in ("nbdev_clean", "nbdev_export"):
         subprocess.run([str(bin_dir / command)], cwd=ROOT, check=True)
+    fold()
     readme()
 
 
@@ -105,6 +211,7 @@ def check():
     if changed:
         sys.exit(f"out of sync: {', '.join(changed)}\nrun `python .ci/book.py sync` and commit what it changes")
     print("in sync:", len(after), "files")
+    lint()
 
 
 def html(out):
@@ -127,6 +234,8 @@ if __name__ == "__main__":
             sync()
         case ["check"]:
             check()
+        case ["lint", *names]:
+            lint([Path(n).resolve() for n in names])
         case ["html", *rest]:
             html(Path(rest[0]) if rest else ROOT / "_docs")
         case _:
