@@ -998,6 +998,15 @@ def _settle_crop(words):
     ]
 
 # %% ../nbs/16_cli.ipynb #c025
+def _doctor(args):
+    from petseg.doctor import examine
+
+    lines = examine(args.data)
+    for name, line in lines.items():
+        print(f"{name:14} {line}")
+    return lines["trial"].startswith("failed")
+
+
 def _data_commands(commands):
     demo = _add(commands, "demo", _demo, "draw pets, train a small net, score it and write a picture (3 minutes)")
     demo.add_argument("--data", type=Path, help="real photos instead: a data set folder")
@@ -1017,6 +1026,8 @@ def _data_commands(commands):
     check.add_argument("data", type=Path, help="data set folder")
     _places(check)
     check.add_argument("--repair", action="store_true", help="re-encode what can be saved; originals are kept")
+    doctor = _add(commands, "doctor", _doctor, "say what this machine has, and whether a pet is found")
+    doctor.add_argument("--data", type=Path, help="data set folder (default: what PETSEG_DATA names)")
 
 # %% ../nbs/16_cli.ipynb #c025b
 def _places(command):
