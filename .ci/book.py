@@ -1,12 +1,13 @@
 """Keeps the book in order: python .ci/book.py run [NOTEBOOK ...] | sync | check | lint [NOTEBOOK ...] | html [DIR]
 
 run    executes notebooks in place (all of them if none is named), then syncs
-sync   cleans the notebooks, folds what is hidden, exports petseg/ and writes README.md
+sync   cleans the notebooks, folds what is hidden, links chapters, exports petseg/ and writes README.md
 check  fails if sync would change a file, or if lint finds something
 lint   says where a lesson is none, and which links lead nowhere (all notebooks if none is named)
 html   renders every notebook to a page in DIR (default _docs)
 """
 
+import configparser
 import hashlib
 import re
 import subprocess
@@ -78,6 +79,46 @@ def fold():
         for cell in nb.cells:
             if is_hidden(cell) or (is_exported(cell) and len(lines(cell)) > 15):
                 cell.metadata["jupyter"] = {"source_hidden": True}
+        if nbformat.writes(nb) != before:
+            nbformat.write(nb, path)
+
+
+INSTALL = """#| hide
+# Opened alone, as in Colab, this notebook first installs the package that it is a part of.
+import subprocess
+import sys
+from importlib.util import find_spec
+
+if not find_spec("petseg"):
+    subprocess.run([sys.executable, "-m", "pip", "install", "-q", "{package}"], check=True)"""
+EXTRAS = {"06": ",classical", "13": ",export", "15": ",app"}
+
+
+def navigate():
+    """Every chapter links the one before and the one after, and brings what it needs where it is opened alone."""
+    settings = configparser.ConfigParser()
+    settings.read(ROOT / "settings.ini")
+    url, branch = settings["DEFAULT"]["git_url"], settings["DEFAULT"]["branch"]
+    paths = sorted(NBS.glob("[0-9][0-9]_*.ipynb"))
+    books = [nbformat.read(path, as_version=4) for path in paths]
+    titles = [nb.cells[0].source.splitlines()[0].removeprefix("# ") for nb in books]
+    for i, (path, nb) in enumerate(zip(paths, books, strict=True)):
+        before = nbformat.writes(nb)
+        links = [f"[← {titles[i - 1]}]({paths[i - 1].name})"] if i else []
+        links += ["[Contents](index.ipynb)"]
+        links += [f"[{titles[i + 1]} →]({paths[i + 1].name})"] if i + 1 < len(paths) else []
+        if url.startswith("https://github.com/"):
+            there = f"{url.removeprefix('https://github.com/')}/blob/{branch}/nbs/{path.name}"
+            links += [f"[Open in Colab](https://colab.research.google.com/github/{there})"]
+            links += [f"[in Kaggle](https://kaggle.com/kernels/welcome?src=https://github.com/{there})"]
+        title, words, *rest = nb.cells[0].source.split("\n\n")
+        rest = [part for part in rest if "[Contents](index.ipynb)" not in part]
+        nb.cells[0].source = "\n\n".join([title, words, " · ".join(links), *rest])
+        package = f"petseg[train,book{EXTRAS.get(path.name[:2], '')}]" + (f" @ git+{url}" if url else "")
+        if nb.cells[1].id != "install":
+            cell = nbformat.v4.new_code_cell(id="install", metadata={"jupyter": {"source_hidden": True}})
+            nb.cells.insert(1, cell)
+        nb.cells[1].source = INSTALL.format(package=package)
         if nbformat.writes(nb) != before:
             nbformat.write(nb, path)
 
@@ -188,6 +229,7 @@ def sync():
     for command in ("nbdev_clean", "nbdev_export"):
         subprocess.run([str(bin_dir / command)], cwd=ROOT, check=True)
     fold()
+    navigate()
     readme()
 
 
