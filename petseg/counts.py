@@ -46,7 +46,7 @@ def confusion_matrix(
 def ratio(
     part,  # numbers (...)
     whole,  # numbers (...)
-) -> np.ndarray:
+):  # float64 (...)
     """part / whole, NaN where whole is 0."""
     part, whole = np.asarray(part, "float64"), np.asarray(whole, "float64")
     return np.divide(part, whole, out=np.full(np.broadcast(part, whole).shape, np.nan), where=whole > 0)
@@ -55,7 +55,7 @@ def ratio(
 def mean_known(
     x,  # numbers (...)
     axis: int = -1,
-) -> np.ndarray:
+):  # float64
     """The mean along an axis, NaN left out; NaN where nothing is known."""
     return ratio(np.nansum(x, axis), np.isfinite(x).sum(axis))
 
