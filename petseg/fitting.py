@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -129,7 +130,10 @@ def feed(
     training: bool,  # False: as they are, in order
 ):  # `tf.data.Dataset` of (photos, masks)
     """Batches of (photos, masks), for training shuffled and augmented as the recipe says."""
-    fed = {"shuffle": recipe.shuffle, "seed": recipe.seed, "augment": recipe.augment} if training else {}
+    size: Any = recipe.img_size  # of numbers: `train` refuses None
+    fed: dict[str, Any] = {}
+    if training:
+        fed = {"shuffle": recipe.shuffle, "seed": recipe.seed, "augment": recipe.augment}
     if isinstance(data, tuple):
         import tensorflow as tf
 
@@ -137,7 +141,7 @@ def feed(
         pairs = pairs.shuffle(len(data[0]), recipe.seed) if fed.get("shuffle") else pairs
         pairs = augmented(pairs, recipe.seed, fed["augment"]) if fed.get("augment") is not None else pairs
         return pairs.batch(recipe.batch_size).prefetch(tf.data.AUTOTUNE)
-    return get_batches(data, recipe.batch_size, recipe.img_size, cache=True, **fed)
+    return get_batches(data, recipe.batch_size, size, cache=True, **fed)
 
 
 def any_size(
