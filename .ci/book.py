@@ -220,7 +220,7 @@ def readme():
     exporter = MarkdownExporter()
     exporter.register_preprocessor(TagRemovePreprocessor(remove_input_tags=["hide-input"]), enabled=True)
     text, _ = exporter.from_notebook_node(nb)
-    text = re.sub(r"\]\((\d\d\w+\.ipynb|images/|benchmarks/|workshop/)", r"](nbs/\1", text).replace("](../", "](")
+    text = re.sub(r"\]\((\w+\.ipynb|images/|benchmarks/|workshop/)", r"](nbs/\1", text).replace("](../", "](")
     (ROOT / "README.md").write_text(re.sub(r"\n{3,}", "\n\n", text).strip() + "\n", encoding="utf-8")
 
 
