@@ -25,7 +25,7 @@ def imports(nb):
 def main(python, dist):
     quiet = {"PIP_DISABLE_PIP_VERSION_CHECK": "1", "PIP_CONSTRAINT": str(ROOT / "constraints.txt")}
     env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    env |= quiet | {"PIP_FIND_LINKS": str(Path(dist).resolve()), "MPLBACKEND": "agg"}
+    env |= quiet | {"PIP_FIND_LINKS": str(Path(dist).resolve()), "MPLBACKEND": "agg", "TF_CPP_MIN_LOG_LEVEL": "3"}
     for path in sorted((ROOT / "nbs").glob("[0-9][0-9]_*.ipynb")):
         nb = nbformat.read(path, as_version=4)
         program = "\n".join([nb.cells[1].source, *imports(nb)])
