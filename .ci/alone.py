@@ -26,13 +26,16 @@ def main(python, dist):
     quiet = {"PIP_DISABLE_PIP_VERSION_CHECK": "1", "PIP_CONSTRAINT": str(ROOT / "constraints.txt")}
     env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     env |= quiet | {"PIP_FIND_LINKS": str(Path(dist).resolve()), "MPLBACKEND": "agg", "TF_CPP_MIN_LOG_LEVEL": "3"}
+    chapters = {}
     for path in sorted((ROOT / "nbs").glob("[0-9][0-9]_*.ipynb")):
         nb = nbformat.read(path, as_version=4)
-        program = "\n".join([nb.cells[1].source, *imports(nb)])
+        chapters.setdefault(nb.cells[1].source, []).append((path.name, list(imports(nb))))
+    for first, some in chapters.items():  # those with the same first cell together
+        program = "\n".join([first, *dict.fromkeys(line for _, lines in some for line in lines)])
         subprocess.run([python, "-m", "pip", "uninstall", "-q", "-y", "petseg"], env=env, check=True)
         with tempfile.TemporaryDirectory() as folder:
             subprocess.run([python, "-c", program], cwd=folder, env=env, check=True)
-        print(path.name, "runs alone", flush=True)
+        print(*(name for name, _ in some), "run alone", flush=True)
 
 
 if __name__ == "__main__":
