@@ -12,6 +12,7 @@ import hashlib
 import re
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import nbformat
@@ -111,13 +112,12 @@ def navigate():
             there = f"{url.removeprefix('https://github.com/')}/blob/{branch}/nbs/{path.name}"
             links += [f"[Open in Colab](https://colab.research.google.com/github/{there})"]
             links += [f"[in Kaggle](https://kaggle.com/kernels/welcome?src=https://github.com/{there})"]
-        title, words, *rest = nb.cells[0].source.split("\n\n")
+        title, promise, *rest = nb.cells[0].source.split("\n\n")
         rest = [part for part in rest if "[Contents](index.ipynb)" not in part]
-        nb.cells[0].source = "\n\n".join([title, words, " · ".join(links), *rest])
+        nb.cells[0].source = "\n\n".join([title, promise, " · ".join(links), *rest])
         package = f"petseg[train,book{EXTRAS.get(path.name[:2], '')}]" + (f" @ git+{url}" if url else "")
         if nb.cells[1].id != "install":
-            cell = nbformat.v4.new_code_cell(id="install", metadata={"jupyter": {"source_hidden": True}})
-            nb.cells.insert(1, cell)
+            nb.cells.insert(1, nbformat.v4.new_code_cell(id="install"))
         nb.cells[1].source = INSTALL.format(package=package)
         if nbformat.writes(nb) != before:
             nbformat.write(nb, path)
@@ -126,22 +126,23 @@ def navigate():
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 
 
+@cache
+def words(path):
+    """The text of a notebook's markdown cells, or of a file of text."""
+    text = path.read_text(encoding="utf-8")
+    if path.suffix != ".ipynb":
+        return text
+    return "\n".join(c.source for c in nbformat.reads(text, as_version=4).cells if c.cell_type == "markdown")
+
+
 def anchors(path):
     """What a link may name: headings in small letters, which GitHub, JupyterLab and a page all write alike."""
-    text = path.read_text(encoding="utf-8")
-    if path.suffix == ".ipynb":
-        nb = nbformat.reads(text, as_version=4)
-        text = "\n".join(c.source for c in nb.cells if c.cell_type == "markdown")
-    heads = re.findall(r"^#+ +(.+?) *$", text, re.MULTILINE)
+    heads = re.findall(r"^#+ +(.+?) *$", words(path), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", head).replace(" ", "-") for head in heads if head == head.lower()}
 
 
 def dead_links(path):
-    text = path.read_text(encoding="utf-8")
-    if path.suffix == ".ipynb":
-        nb = nbformat.reads(text, as_version=4)
-        text = "\n".join(c.source for c in nb.cells if c.cell_type == "markdown")
-    for link in LINK.findall(text):
+    for link in LINK.findall(words(path)):
         if "://" in link or link.startswith("mailto:"):
             continue
         name, _, anchor = link.partition("#")
@@ -185,7 +186,7 @@ def faults(path):
         if wanted not in text:
             yield f"no {wanted}"
     more = sum(len(lines(c)) for c in nb.cells if is_hidden(c) or is_exported(c))
-    own = sum(len(lines(c)) for c in nb.cells if c.cell_type == "code" and not is_hidden(c) and not is_exported(c))
+    own = sum(len(lines(c)) for c in nb.cells if c.cell_type == "code") - more
     if more > 3 * own:
         yield f"{more} lines are exported or hidden, and {own} are the reader's"
 
@@ -228,8 +229,8 @@ def sync():
     bin_dir = Path(sys.executable).parent
     for command in ("nbdev_clean", "nbdev_export"):
         subprocess.run([str(bin_dir / command)], cwd=ROOT, check=True)
-    fold()
     navigate()
+    fold()
     readme()
 
 
