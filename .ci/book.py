@@ -85,13 +85,19 @@ def fold():
 
 
 INSTALL = """#| hide
-# Opened alone, as in Colab, this notebook first installs the package that it is a part of.
+# Opened alone, as in Colab, this notebook first installs the package that it is a part of, with the tables that it reads.
 import subprocess
 import sys
-from importlib.util import find_spec
+from importlib import metadata, util
+from pathlib import Path
 
-if not find_spec("petseg"):
-    subprocess.run([sys.executable, "-m", "pip", "install", "-q", "{package}"], check=True)"""
+if not util.find_spec("petseg"):
+    subprocess.run([sys.executable, "-m", "pip", "install", "-q", "{package}"], check=True)
+    for file in metadata.files("petseg"):
+        _, beside, place = file.as_posix().partition("share/petseg/")
+        if beside:
+            Path(place).parent.mkdir(parents=True, exist_ok=True)
+            Path(place).write_bytes(file.read_binary())"""
 EXTRAS = {"06": ",classical", "13": ",export", "15": ",app"}
 
 
