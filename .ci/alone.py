@@ -30,8 +30,9 @@ def imports(nb):
 def beside(nb):
     """Patterns of the files that a chapter reads beside it."""
     text = "\n".join(c.source for c in nb.cells)
-    found = re.findall(r"""["'(]((?:benchmarks|runs|images)/[^"'()\s]+\.(?:csv|json|png|jpg))["')]""", text)
-    return sorted({re.sub(r"\{\w+\}", "*", name) for name in found})
+    named = re.findall(r"""["'(]((?:benchmarks|runs|images)/[^"'()\s]+\.(?:csv|json|png|jpg))["')]""", text)
+    patterns = sorted({re.sub(r"\{\w+\}", "*", name) for name in named})
+    return [pattern for pattern in patterns if any((ROOT / "nbs").glob(pattern))]
 
 
 def main(python, dist, *numbers):
