@@ -1,6 +1,7 @@
-"""Keeps the book in order: python .ci/book.py run [NOTEBOOK ...] | sync | check | lint [NOTEBOOK ...] | html [DIR]
+"""Keeps the book in order: python .ci/book.py run [NOTEBOOK ...] | real | sync | check | lint [NOTEBOOK ...] | html [DIR]
 
 run    executes notebooks in place (all of them if none is named), then syncs
+real   executes the chapters that can do with real photos on those of PETSEG_DATA, and stores nothing
 sync   cleans the notebooks, folds what is hidden, links chapters, exports petseg/ and writes README.md
 check  fails if sync would change a file, or if lint finds something
 lint   says where a lesson is none, and which links lead nowhere (all notebooks if none is named)
@@ -22,7 +23,7 @@ ROOT = Path(__file__).resolve().parent.parent
 NBS = ROOT / "nbs"
 LESSONS = r"0[0-7]|09|12"  # the chapters that are lessons; the others are still to become some
 sys.path.insert(0, str(ROOT))
-from conftest import CELL_SECONDS, is_left_alone  # its environment too
+from conftest import CELL_SECONDS, is_left_alone, real_photos  # its environment too
 
 
 class Client(NotebookClient):
@@ -38,11 +39,26 @@ def notebooks():
     return sorted(p for folder in (NBS, NBS / "workshop") for p in folder.glob("*.ipynb") if not p.name.startswith("_"))
 
 
+def execute(path):
+    print("running", path, flush=True)
+    nb = nbformat.read(path, as_version=4)
+    Client(nb, timeout=CELL_SECONDS, resources={"metadata": {"path": str(path.parent)}}).execute()
+    return nb
+
+
+def real():
+    """Run the chapters whose cells take real photos, where there are any."""
+    if not real_photos(True):
+        print("no real photos here: PETSEG_DATA names none")
+        return
+    for path in sorted(NBS.glob("0[0-5]_*.ipynb")):
+        execute(path)
+
+
 def run(paths):
     for path in paths:
-        print("running", path, flush=True)
-        nb = nbformat.read(path, as_version=4)
-        Client(nb, timeout=CELL_SECONDS, resources={"metadata": {"path": str(path.parent)}}).execute()
+        real_photos(path.parent != NBS)
+        nb = execute(path)
         nb.metadata.pop("language_info", None)
         drop_stderr(nb)
         nbformat.write(nb, path)
@@ -279,6 +295,8 @@ if __name__ == "__main__":
         case ["run", *names]:
             run([Path(n).resolve() for n in names] or notebooks())
             sync()
+        case ["real"]:
+            real()
         case ["sync"]:
             sync()
         case ["check"]:
