@@ -179,6 +179,7 @@ def faults(path):
     """What keeps a chapter from being a lesson."""
     nb = nbformat.read(path, as_version=4)
     cells = [c for c in nb.cells if not is_hidden(c) and not c.source.startswith("#| default_exp")]
+    yield from (f"a hidden cell that shows something: {lines(c)[0]}" for c in nb.cells if is_hidden(c) and c.outputs)
     text = "\n".join(c.source for c in cells if c.cell_type == "markdown")
     shown, before = [], None
     for cell in cells:
