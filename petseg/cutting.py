@@ -13,7 +13,6 @@ import sys
 import threading
 import time
 from collections import deque
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import asdict
 from functools import cache
@@ -129,6 +128,8 @@ def _attempt(path, dest, args, segmenter):
 
 def _outcomes(plan, args, segmenter):
     """What became of each photo, in the plan's order; several at a time, unless one comes or goes through a pipe."""
+    from concurrent.futures import ThreadPoolExecutor
+
     workers = min(4, os.cpu_count() or 1, len(plan))
     if workers < 2 or any("-" in (path, dest) for path, dest in plan):
         yield from (_attempt(path, dest, args, segmenter) for path, dest in plan)
