@@ -294,6 +294,7 @@ def write_picture(
     model,  # as for `predict_batch`, or None
 ):
     """A PNG of samples, truth and, with a model, its predictions; whole or not at all."""
+    from matplotlib import pyplot
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     from petseg.data import get_batches, plain_errors
@@ -306,6 +307,7 @@ def write_picture(
     new = path.with_name(path.name + ".new")
     figure = show_samples(images, masks, scores, names=[s.name for s in samples], classes=samples[0].classes)
     FigureCanvasAgg(figure).print_figure(new, format="png", dpi=120)
+    pyplot.close(figure)
     os.replace(new, path)
 
 # %% ../nbs/workshop/commands.ipynb #cm21
