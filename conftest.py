@@ -3,6 +3,8 @@
 import os
 from pathlib import Path
 
+import pytest
+
 CELL_SECONDS = 600  # a cell that takes longer fails
 
 # Kernels inherit these: less noise, and on processors where TensorFlow leaves oneDNN off, twice the speed.
@@ -13,6 +15,16 @@ for _name, _folder in (("PETSEG_DATA", "pets"), ("PETSEG_WEIGHTS", "weights")):
     _shared = Path(__file__).resolve().parent.parent / "shared" / _folder
     if _shared.is_dir():
         os.environ.setdefault(_name, str(_shared.resolve()))
+REAL = os.environ.get("PETSEG_DATA")
+
+
+def real_photos(wanted: bool) -> bool:
+    """Whether kernels that start from now on find real photos. What the chapters show and store are drawings: rooms only want them."""
+    if wanted and REAL:
+        os.environ["PETSEG_DATA"] = REAL
+    else:
+        os.environ.pop("PETSEG_DATA", None)
+    return "PETSEG_DATA" in os.environ
 
 
 def is_left_alone(source: str) -> bool:
@@ -23,6 +35,11 @@ def is_left_alone(source: str) -> bool:
 
 def pytest_configure(config):
     config.option.nbval_cell_timeout = CELL_SECONDS
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item):
+    real_photos(item.path.parent.name == "workshop")
 
 
 def pytest_collection_modifyitems(items):

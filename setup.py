@@ -28,6 +28,13 @@ if git_url := cfg["git_url"].rstrip("/"):
 else:
     print("git_url is not set in settings.ini: no project URLs; the README's links hold in a clone only")
 
+# What chapters read beside them, for one that is opened alone: measured tables, records of runs, pictures.
+beside = {}
+for pattern in ("benchmarks/*.csv", "benchmarks/*.png", "runs/*/*", "images/*.jpg"):
+    for path in sorted(here.glob(f"nbs/{pattern}")):
+        place = path.relative_to(here / "nbs").parent.as_posix()
+        beside.setdefault(f"petseg/{place}", []).append(path.relative_to(here).as_posix())
+
 setup(
     name=cfg["lib_name"],
     version=cfg["version"],
@@ -41,6 +48,7 @@ setup(
     license_files=["LICENSE", "LICENSE-WEIGHTS"],
     packages=find_packages(include=["petseg", "petseg.*"]),
     package_data={"petseg": ["py.typed", "weights/*"]},
+    data_files=[(f"share/{place}", files) for place, files in beside.items()],
     python_requires=f">={cfg['min_python']}",
     install_requires=cfg["requirements"].split(),
     extras_require=extras | {"dev": sorted({package for some in extras.values() for package in some})},

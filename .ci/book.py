@@ -1,6 +1,7 @@
-"""Keeps the book in order: python .ci/book.py run [NOTEBOOK ...] | sync | check | lint [NOTEBOOK ...] | html [DIR]
+"""Keeps the book in order: python .ci/book.py run [NOTEBOOK ...] | real | sync | check | lint [NOTEBOOK ...] | html [DIR]
 
 run    executes notebooks in place (all of them if none is named), then syncs
+real   executes the chapters that can do with real photos on those of PETSEG_DATA, and stores nothing
 sync   cleans the notebooks, folds what is hidden, links chapters, exports petseg/ and writes README.md
 check  fails if sync would change a file, or if lint finds something
 lint   says where a lesson is none, and which links lead nowhere (all notebooks if none is named)
@@ -22,7 +23,7 @@ ROOT = Path(__file__).resolve().parent.parent
 NBS = ROOT / "nbs"
 LESSONS = r"0[0-7]|09|12"  # the chapters that are lessons; the others are still to become some
 sys.path.insert(0, str(ROOT))
-from conftest import CELL_SECONDS, is_left_alone  # its environment too
+from conftest import CELL_SECONDS, is_left_alone, real_photos  # its environment too
 
 
 class Client(NotebookClient):
@@ -38,11 +39,26 @@ def notebooks():
     return sorted(p for folder in (NBS, NBS / "workshop") for p in folder.glob("*.ipynb") if not p.name.startswith("_"))
 
 
+def execute(path):
+    print("running", path, flush=True)
+    nb = nbformat.read(path, as_version=4)
+    Client(nb, timeout=CELL_SECONDS, resources={"metadata": {"path": str(path.parent)}}).execute()
+    return nb
+
+
+def real():
+    """Run the chapters whose cells take real photos, where there are any."""
+    if not real_photos(True):
+        print("no real photos here: PETSEG_DATA names none")
+        return
+    for path in sorted(NBS.glob("0[0-5]_*.ipynb")):
+        execute(path)
+
+
 def run(paths):
     for path in paths:
-        print("running", path, flush=True)
-        nb = nbformat.read(path, as_version=4)
-        Client(nb, timeout=CELL_SECONDS, resources={"metadata": {"path": str(path.parent)}}).execute()
+        real_photos(path.parent != NBS)
+        nb = execute(path)
         nb.metadata.pop("language_info", None)
         drop_stderr(nb)
         nbformat.write(nb, path)
@@ -85,13 +101,19 @@ def fold():
 
 
 INSTALL = """#| hide
-# Opened alone, as in Colab, this notebook first installs the package that it is a part of.
+# Opened alone, as in Colab, this notebook first installs the package that it is a part of, with the tables that it reads.
 import subprocess
 import sys
-from importlib.util import find_spec
+from importlib import metadata, util
+from pathlib import Path
 
-if not find_spec("petseg"):
-    subprocess.run([sys.executable, "-m", "pip", "install", "-q", "{package}"], check=True)"""
+if not util.find_spec("petseg"):
+    subprocess.run([sys.executable, "-m", "pip", "install", "-q", "{package}"], check=True)
+    for file in metadata.files("petseg"):
+        _, beside, place = file.as_posix().partition("share/petseg/")
+        if beside:
+            Path(place).parent.mkdir(parents=True, exist_ok=True)
+            Path(place).write_bytes(file.read_binary())"""
 EXTRAS = {"06": ",classical", "13": ",export", "15": ",app"}
 
 
@@ -157,6 +179,7 @@ def faults(path):
     """What keeps a chapter from being a lesson."""
     nb = nbformat.read(path, as_version=4)
     cells = [c for c in nb.cells if not is_hidden(c) and not c.source.startswith("#| default_exp")]
+    yield from (f"a hidden cell that shows something: {lines(c)[0]}" for c in nb.cells if is_hidden(c) and c.outputs)
     text = "\n".join(c.source for c in cells if c.cell_type == "markdown")
     shown, before = [], None
     for cell in cells:
@@ -273,6 +296,8 @@ if __name__ == "__main__":
         case ["run", *names]:
             run([Path(n).resolve() for n in names] or notebooks())
             sync()
+        case ["real"]:
+            real()
         case ["sync"]:
             sync()
         case ["check"]:
