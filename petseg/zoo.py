@@ -11,7 +11,7 @@ import keras
 from keras import layers
 
 from .costs import multiply_adds
-from .edges import refiner  # noqa: F401, part of this module's interface
+from .edgenet import refiner  # noqa: F401, part of this module's interface
 from .encoders import conv_bn, lite_encoder, mobile_encoder
 from .model import check_counts, check_counts_list, check_net, conv_stage, down_stage, score_pixels, stage_name
 
