@@ -205,7 +205,7 @@ def faults(path):
         yield "the last figure has no caption"
     if not shown or cells.index(shown[0]) > len(cells) / 4:
         yield "no figure in its first quarter"
-    for wanted in ("## Exercises", "**Next:**", "[Contents](index.ipynb)"):
+    for wanted in ("## Exercises", "(solutions.ipynb)", "**Next:**", "[Contents](index.ipynb)"):
         if wanted not in text:
             yield f"no {wanted}"
     more = sum(len(lines(c)) for c in nb.cells if is_hidden(c) or is_exported(c))
