@@ -187,23 +187,23 @@ def print_scores(
         named, means, width = found.scores.named(), found.per_photo.named(), 26
         width = max(width, *map(len, named))
         print(f"{found.photos} photos of {split}, at {size}")
-        print(f"{'':{width}} over the set   95 % interval   per photo")
+        print(f"{'':{width}} over all pixels   95 % interval   per photo")
         for name in named:
             print(_line(name, found, width), f"{means[name]:11.3f}")
-        print(f"{'expected calibration error':{width}}{found.calibration_error:13.3f}")
+        print(f"{'expected calibration error':{width}}{found.calibration_error:16.3f}")
         species = by_group(some, _groups(some)["species"]) if _groups(some) else {}
         for name, group in species.items():
             print(_line(group.scores.main, group, width, f"  {name}, {group.photos} photos"))
         print()
-    print("over the set: the pixels of all photos together; per photo: the mean of the photos' scores;")
+    print("over all pixels: of all photos together; per photo: the mean of the photos' scores;")
     print(
-        f"of groups: {found.scores.main}, over the set; " * bool(_groups(counts)) + "boundary: 2 % of the diagonal wide"
+        f"of groups: {found.scores.main}, over all pixels; " * bool(_groups(counts)) + "boundary: 2 % of the diagonal wide"
     )
 
 
 def _line(key, found, width, name=None):
     low, high = found.interval.named()[key]
-    return f"{name or key:{width}}{found.scores.named()[key]:13.3f}   {low:.3f} to {high:.3f}"
+    return f"{name or key:{width}}{found.scores.named()[key]:16.3f}   {low:.3f} to {high:.3f}"
 
 # %% ../nbs/workshop/commands.ipynb #cm13
 def _stored(counts, split, size, flip):
