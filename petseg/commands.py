@@ -197,7 +197,8 @@ def print_scores(
         print()
     print("over all pixels: of all photos together; per photo: the mean of the photos' scores;")
     print(
-        f"of groups: {found.scores.main}, over all pixels; " * bool(_groups(counts)) + "boundary: 2 % of the diagonal wide"
+        f"of groups: {found.scores.main}, over all pixels; " * bool(_groups(counts))
+        + "boundary: 2 % of the diagonal wide"
     )
 
 
