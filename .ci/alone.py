@@ -24,7 +24,10 @@ def cells(nb):
 def imports(nb):
     """The lines that a chapter imports by, but not within functions."""
     for cell in cells(nb):
-        yield from (ast.unparse(n) for n in ast.parse(cell.source).body if isinstance(n, ast.Import | ast.ImportFrom))
+        if not cell.source.startswith("%%"):
+            yield from (
+                ast.unparse(n) for n in ast.parse(cell.source).body if isinstance(n, ast.Import | ast.ImportFrom)
+            )
 
 
 def beside(nb):
