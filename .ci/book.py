@@ -1,11 +1,11 @@
-"""Keeps the book in order: python .ci/book.py run [NOTEBOOK ...] | real | sync | check | lint [NOTEBOOK ...] | html [DIR]
+"""Keeps the book in order: python .ci/book.py run [NOTEBOOK ...] | real | sync | check | lint [NOTEBOOK ...] | site DIR
 
 run    executes notebooks in place (all of them if none is named), then syncs
 real   executes the chapters that can do with real photos on those of PETSEG_DATA, and stores nothing
 sync   cleans the notebooks, folds what is hidden, links chapters, exports petseg/ and writes README.md
 check  fails if sync would change a file, or if lint finds something
 lint   says where a lesson is none, and which links lead nowhere (all notebooks if none is named)
-html   renders every notebook to a page in DIR (default _docs)
+site   builds the site in DIR: the notebooks, a reference, and a demo that runs in the visitor's browser
 """
 
 import configparser
@@ -117,11 +117,16 @@ if not util.find_spec("petseg"):
 EXTRAS = {"06": ",classical", "13": ",export", "15": ",app"}
 
 
+def settings():
+    """What settings.ini says."""
+    parser = configparser.ConfigParser()
+    parser.read(ROOT / "settings.ini")
+    return parser["DEFAULT"]
+
+
 def navigate():
     """Every chapter links the one before and the one after, and brings what it needs where it is opened alone."""
-    settings = configparser.ConfigParser()
-    settings.read(ROOT / "settings.ini")
-    url, branch = settings["DEFAULT"]["git_url"], settings["DEFAULT"]["branch"]
+    url, branch = settings()["git_url"], settings()["branch"]
     paths = sorted(NBS.glob("[0-9][0-9]_*.ipynb"))
     books = [nbformat.read(path, as_version=4) for path in paths]
     titles = [nb.cells[0].source.splitlines()[0].removeprefix("# ") for nb in books]
@@ -225,12 +230,12 @@ def lint(paths=None):
         sys.exit("\n".join([*found, f"{len(found)} faults"]))
 
 
-def for_readers(path):
+def for_readers(path, keep_directives=False):
     """A notebook without hidden cells and nbdev's directive lines."""
     nb = nbformat.read(path, as_version=4)
     nb.cells = [c for c in nb.cells if not re.match(r"#\| (hide|default_exp)\b", c.source)]
     for cell in nb.cells:
-        if cell.cell_type == "code":
+        if cell.cell_type == "code" and not keep_directives:
             cell.source = re.sub(r"^#\|.*\n", "", cell.source, flags=re.MULTILINE)
     return nb
 
@@ -280,17 +285,6 @@ def check():
     lint()
 
 
-def html(out):
-    """Pages without nbdev's directive lines, as a reader of the site sees them."""
-    from nbconvert import HTMLExporter
-
-    out.mkdir(parents=True, exist_ok=True)
-    for path in notebooks():
-        (out / f"{path.stem}.html").write_text(
-            HTMLExporter().from_notebook_node(for_readers(path))[0], encoding="utf-8"
-        )
-
-
 if __name__ == "__main__":
     match sys.argv[1:]:
         case ["run", *names]:
@@ -304,7 +298,9 @@ if __name__ == "__main__":
             check()
         case ["lint", *names]:
             lint([Path(n).resolve() for n in names])
-        case ["html", *rest]:
-            html(Path(rest[0]) if rest else ROOT / "_docs")
+        case ["site", out]:
+            from site_of_book import build
+
+            build(out, for_readers, settings())
         case _:
             sys.exit(__doc__)

@@ -19,7 +19,10 @@ from PIL import Image
 ROOT = Path(__file__).resolve().parent.parent
 CHAPTER = ROOT / "nbs" / "workshop" / "browser.ipynb"
 CACHE = Path.home() / ".cache" / "petseg-site"
-CORE = "@litertjs/core@2.5.3", "PlGmbMOq9WitX7FO0jhbdJw9GthatsyuCQXjTt/wJZo0FLaw48q4tz8IwqgqCIkviYGr9OFDL1kCnN4nzWoyJQ=="
+CORE = (
+    "@litertjs/core@2.5.3",
+    "PlGmbMOq9WitX7FO0jhbdJw9GthatsyuCQXjTt/wJZo0FLaw48q4tz8IwqgqCIkviYGr9OFDL1kCnN4nzWoyJQ==",
+)
 UTILS = (
     "@litertjs/wasm-utils@2.5.3",
     "4fJiw6tBQnIs+0jH/OQ16nYOiSl8/+zZnn5h2ul8aTKHi05sVqZW580Tmk78pC2kT39A9OYBVdFawteZ/sI1kQ==",
@@ -47,7 +50,9 @@ def code():
     parts = {}
     for cell in nbformat.read(CHAPTER, as_version=4).cells:
         if cell.cell_type == "markdown":
-            for first, text in re.findall(r"^```(?:js|html|css)\n(.*?)\n(.*?)^```", cell.source, re.M | re.S):
+            for first, text in re.findall(
+                r"^```(?:js|html|css)\n(.*?)\n(.*?)^```", cell.source, re.MULTILINE | re.DOTALL
+            ):
                 name = re.search(r"[\w.]+\.(?:js|html|css)", first)[0]
                 parts.setdefault(name, []).append(text)
     return {name: "\n".join(texts) for name, texts in parts.items()}
@@ -64,14 +69,11 @@ def examples():
 
 def licences():
     """The texts of what is published beside the page."""
-    parts = [
-        "The page's code is petseg's, under the Apache License 2.0. litert/ is LiteRT.js 2.5.3 of Google "
-        "(https://github.com/google-ai-edge/LiteRT), unchanged but for the name of a file that it imports, under the same "
-        "licence, whose text is the last below. chelsea.jpg is by Stefan van der Walt, in the public domain (CC0), as is "
-        "drawing.jpg. Of the nets says LICENSE-WEIGHTS:",
-        (ROOT / "LICENSE-WEIGHTS").read_text(encoding="utf-8"),
-        (ROOT / "LICENSE").read_text(encoding="utf-8"),
-    ]
+    about = """The page's code is petseg's, under the Apache License 2.0. litert/ is LiteRT.js 2.5.3 of Google
+(https://github.com/google-ai-edge/LiteRT), unchanged but for the name of a file that it imports, under the same
+licence, whose text is the last below. chelsea.jpg is by Stefan van der Walt, in the public domain (CC0), as is
+drawing.jpg. Of the nets says LICENSE-WEIGHTS:"""
+    parts = [about, *((ROOT / name).read_text(encoding="utf-8") for name in ("LICENSE-WEIGHTS", "LICENSE"))]
     return "\n\n".join(parts)
 
 

@@ -1,4 +1,7 @@
-"""Visits the page that cuts photos in the browser, and compares it with the package: python .ci/visit_demo.py SITE [PICTURES]"""
+"""Visits the site, which `python .ci/book.py site SITE` has built: python .ci/visit.py SITE [PICTURES]
+
+Every link leads somewhere, nothing is loaded from elsewhere; with Chromium, if there is one, pages are opened and the demo is
+tried and compared with the package. Pictures of what was seen go to a folder, if one is named."""
 
 import base64
 import io
@@ -7,9 +10,11 @@ import sys
 import tempfile
 from contextlib import contextmanager
 from functools import partial
+from html.parser import HTMLParser
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
+from urllib.parse import unquote, urlsplit
 
 import numpy as np
 from PIL import Image
@@ -40,6 +45,7 @@ def served(site, unpacks=False):
     with tempfile.TemporaryDirectory() as root:
         Path(root, "petseg").symlink_to(Path(site).resolve())
         server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=root))
+        server.handle_error = lambda *about: None  # a visitor who left
         Thread(target=server.serve_forever, daemon=True).start()
         try:
             yield f"http://127.0.0.1:{server.server_address[1]}/petseg/"
@@ -55,27 +61,15 @@ def png(picture):
     return file.getvalue()
 
 
-def photos():
-    """{name: bytes}: a photo, one whose pet is far, one of more than 512 pixels, one without a pet, and none."""
-    far = np.full((700, 1100, 3), (120, 140, 90), "uint8")
-    far[300:600, 200:651] = chelsea()
-    large = draw_pet((9, 7), 1100).photo
-    return {name: png(picture) for name, picture in zip(NAMES, (chelsea(), far, large, coffee()), strict=True)} | {
-        "cat.jpg": b"a cat"
-    }
-
-
-NAMES = ("chelsea.png", "far.png", "large.png", "coffee.png")
-
-
 class Visit:
     """A visitor with one page open, who notes what goes wrong on it."""
 
     def __init__(self, context, url):
         self.page, self.faults, self.url = context.new_page(), [], url
-        self.page.on("console", lambda m: self.faults.append(f"{m.type}: {m.text}"))
+        self.page.on("console", lambda m: self.faults.extend([m.text] if m.type in ("error", "warning") else []))
         self.page.on("pageerror", lambda error: self.faults.append(str(error)))
         self.page.on("request", self._asked)
+        self.page.on("response", lambda r: self.faults.extend([f"{r.status}: {r.url}"] if r.status >= 400 else []))
 
     def _asked(self, request):
         if not request.url.startswith((self.url, "data:", "blob:")):
@@ -117,6 +111,91 @@ class Visit:
         return np.stack(planes, -1)
 
 
+class Links(HTMLParser):
+    """What a page links and loads, and the places in it that may be linked."""
+
+    def __init__(self, path):
+        super().__init__()
+        self.links, self.loads, self.ids = [], [], set()
+        self.feed(path.read_text(encoding="utf-8"))
+
+    def handle_starttag(self, tag, attributes):
+        found = dict(attributes)
+        self.ids |= {found[name] for name in ("id", "name") if found.get(name)}
+        if tag == "a" and "href" in found:
+            self.links.append(found["href"])
+        elif tag in ("img", "script", "iframe", "source") and "src" in found:
+            self.loads.append(found["src"])
+        elif tag == "link" and set(found.get("rel", "").split()) & {"stylesheet", "preload", "icon"}:
+            self.loads.append(found["href"])
+
+
+def dead(site):
+    """Links and anchors that lead nowhere, and what pages load from elsewhere."""
+    pages = {path.resolve(): Links(path) for path in Path(site).rglob("*.html")}
+    for path, page in pages.items():
+        name = path.relative_to(Path(site).resolve())
+        for link in page.links + page.loads:
+            where = urlsplit(link)
+            if where.scheme or where.netloc:
+                if link in page.loads and where.scheme != "data":
+                    yield f"{name} loads {link}"
+                continue
+            there = (path.parent / unquote(where.path)).resolve() if where.path else path
+            there = there / "index.html" if there.is_dir() else there
+            if not there.is_file():
+                yield f"{name} links {link}, which is not there"
+            elif where.fragment and there in pages and unquote(where.fragment) not in pages[there].ids:
+                yield f"{name} links {link}, and there is no such place"
+
+
+LOOKED_AT = (
+    "index",
+    "00_tour",
+    "02_model",
+    "07_losses",
+    "11_matting",
+    "glossary",
+    "workshop/rooms",
+    "workshop/browser",
+)
+LOOKED_AT += ("benchmarks/edges", "reference/index", "reference/cutouts", "search")
+
+
+def read(browser, url, pictures):
+    """Faults that a reader meets on some pages, wide and narrow, light and dark."""
+    for width, scheme in ((1280, "light"), (1280, "dark"), (390, "light"), (390, "dark")):
+        context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
+        for name in LOOKED_AT:
+            visit = Visit(context, url)
+            query = "?q=Segmenter" if name == "search" else ""
+            visit.page.goto(f"{url}{name}.html{query}", wait_until="load")
+            if name == "07_losses":
+                visit.page.wait_for_selector("mjx-container")
+            if name == "search":
+                visit.page.wait_for_selector("#search-results li")
+            if visit.page.evaluate("document.documentElement.scrollWidth") > width:
+                visit.faults.append(f"wider than {width} pixels")
+            if pictures:
+                visit.page.screenshot(path=Path(pictures, f"{name.replace('/', '-')}-{width}-{scheme}.png"))
+            yield from (f"{name}, {width} pixels, {scheme}: {fault}" for fault in visit.faults)
+            visit.page.close()
+        context.close()
+
+
+NAMES = ("chelsea.png", "far.png", "large.png", "coffee.png")
+
+
+def photos():
+    """{name: bytes}: a photo, one whose pet is far, one of more than 512 pixels, one without a pet, and none."""
+    far = np.full((700, 1100, 3), (120, 140, 90), "uint8")
+    far[300:600, 200:651] = chelsea()
+    large = draw_pet((9, 7), 1100).photo
+    return {name: png(picture) for name, picture in zip(NAMES, (chelsea(), far, large, coffee()), strict=True)} | {
+        "cat.jpg": b"a cat"
+    }
+
+
 def expect(true, fault):
     if not true:
         raise AssertionError(fault)
@@ -134,7 +213,9 @@ def agrees(visit, how, name, data, segmenter):
     expect(file == f"{Path(name).stem}-cut.png", f"{name} is saved as {file}")
     off = abs(pixels.astype(int) - np.asarray(found.cutout))
     expect(pixels.shape == off.shape, f"{name}: {pixels.shape}")
-    expect((off > 1).mean() < 1e-4, f"{name}: {(off > 1).sum()} numbers are off by more than a level, one by {off.max()}")
+    expect(
+        (off > 1).mean() < 1e-4, f"{name}: {(off > 1).sum()} numbers are off by more than a level, one by {off.max()}"
+    )
     return found
 
 
@@ -180,7 +261,9 @@ def by_keyboard(visit, found):
         if order[-1] in ("line", "clear"):  # the line to the right; the other choice
             page.keyboard.press("ArrowRight")
     expect({"file", "line", "colour", "save"} <= set(order), f"Tab goes to {order}")
-    expect(page.evaluate("getComputedStyle(document.getElementById('cut')).getPropertyValue('--at')") == "51%", "no move")
+    expect(
+        page.evaluate("getComputedStyle(document.getElementById('cut')).getPropertyValue('--at')") == "51%", "no move"
+    )
     with page.expect_download() as download:
         page.keyboard.press("Enter")
     off = abs(np.asarray(Image.open(download.value.path()), int)[..., :3] - render(found, background="#28a046"))
@@ -202,20 +285,25 @@ def old_browsers(browser, url):
 
 
 def main(site, pictures=None):
-    if not CHROMIUM:
-        print("no Chromium: the demo is not visited")
-        return
-    from playwright.sync_api import sync_playwright
+    faults = list(dead(site))
+    if CHROMIUM:
+        from playwright.sync_api import sync_playwright
 
-    with sync_playwright() as p, served(site) as url, served(site, unpacks=True) as other:
-        browser = p.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        faults = try_it(browser, url, pictures) + old_browsers(browser, url)
-        visit = Visit(browser.new_context(), other)
-        visit.open()
-        browser.close()
-    if faults + visit.faults:
-        sys.exit("\n".join(faults + visit.faults))
-    print("the demo agrees with the package")
+        if pictures:
+            Path(pictures).mkdir(parents=True, exist_ok=True)
+        with sync_playwright() as p, served(site) as url, served(site, unpacks=True) as other:
+            browser = p.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+            faults += [*read(browser, url, pictures), *try_it(browser, url, pictures), *old_browsers(browser, url)]
+            visit = Visit(browser.new_context(), other)
+            visit.open()
+            faults += visit.faults
+            browser.close()
+    if faults:
+        sys.exit("\n".join([*faults, f"{len(faults)} faults"]))
+    print(
+        "every link leads somewhere;",
+        "pages are whole, the demo agrees" if CHROMIUM else "no Chromium: no page was opened",
+    )
 
 
 if __name__ == "__main__":
