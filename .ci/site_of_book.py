@@ -82,7 +82,8 @@ def write_pages(source, rooms, for_readers, entries):
     workshop = [homes[room] for room in rooms if homes[room].startswith("workshop/")]
     more = [name for name in notebooks() if name.startswith("workshop/") and name not in workshop]
     parts = {
-        "Lesson": [n for n in notebooks() if re.match(r"\d\d_", n)] + ["solutions", "glossary"],
+        "Lesson": [f"{n[:2]} {title(n)} <{n}>" for n in notebooks() if re.match(r"\d\d_", n)]
+        + ["solutions", "glossary"],
         "Workshop": sorted(more, key=lambda name: name != "workshop/rooms") + workshop,
         "Measured": [n for n in notebooks() if n.startswith("benchmarks/")],
         "Reference": ["reference/index", "CHANGELOG", "CONTRIBUTING"],
@@ -104,6 +105,10 @@ def write_pages(source, rooms, for_readers, entries):
         shutil.copy(ROOT / name, source / name)
 
 
+def title(name):
+    return nbformat.read(NBS / f"{name}.ipynb", 4).cells[0].source.splitlines()[0].removeprefix("# ")
+
+
 def toctree(caption, names):
     return "\n".join(["```{toctree}", ":hidden:", f":caption: {caption}", ":maxdepth: 1", "", *names, "```"])
 
@@ -116,6 +121,9 @@ def for_site(cell, name, entries):
         text = "\n\n".join(parts)
         if name == "index":
             text = text.replace("](../", "](")
+            text = re.sub(
+                r"!\[[^]]*\]\(images/demo-page.jpg\)|\bsuch a page\b", r'<a href="demo/index.html">\g<0></a>', text
+            )
         return with_links(text, name, entries)
     if cell.metadata.get("jupyter", {}).get("source_hidden"):
         cell.metadata["tags"] = sorted({*cell.metadata.get("tags", []), "hide-input"})
@@ -270,9 +278,9 @@ def arguments(value):
             continue
         default = "" if about.default in (inspect._empty, None) and name == "return" else shown(about.default)
         what = (about.docment or "").replace("|", "\\|").replace("\n", " ")
-        rows.append(f"| {'*returns*' if name == 'return' else f'`{name}`'} | {kind(about.anno)} | {default} | {what} |")
+        rows.append(f"| {'*returns*' if name == 'return' else f'`{name}`'} | {what} | {kind(about.anno)} | {default} |")
     if rows:
-        yield from ("| | type | default | |", "|---|---|---|---|", *rows, "")
+        yield from ("| | | type | default |", "|---|---|---|---|", *rows, "")
 
 
 def kind(anno):
@@ -285,11 +293,7 @@ def kind(anno):
         if not hasattr(anno, "__args__")
         else str(anno)
     )
-    return (
-        "`"
-        + re.sub(r"\b(typing|collections\.abc|pathlib|petseg\.\w+|numpy|PIL\.Image)\.", "", text).replace("|", "\\|")
-        + "`"
-    )
+    return "`" + re.sub(r"\b(?:\w+\.)+(?=\w)", "", text).replace("|", "\\|") + "`"
 
 
 def shown(default):
@@ -337,6 +341,7 @@ def configuration(source, settings):
         },
         "html_theme_options": {
             "home_page_in_toc": False,
+            "navbar_persistent": [],
             "use_download_button": False,
             "show_toc_level": 2,
             "show_navbar_depth": 1,
