@@ -2,15 +2,19 @@
 
 import ast
 import inspect
+import io
 import re
 import shutil
 import sys
 import tempfile
 import time
+import tokenize
 from contextlib import chdir
 from dataclasses import is_dataclass
 from importlib import import_module
+from itertools import zip_longest
 from pathlib import Path
+from types import SimpleNamespace
 
 import nbformat
 from demo import npm_package, write_demo
@@ -39,10 +43,13 @@ def build(out, for_readers, settings):
         write_static(source / "_static")
         conf = configuration(source, settings)
         with chdir(source):
-            app = Sphinx(source, None, out, Path(folder, "trees"), "html", conf, warning=sys.stderr, status=None)
+            app = Sphinx(
+                source, None, Path(folder, "made"), Path(folder, "trees"), "html", conf, warning=sys.stderr, status=None
+            )
             app.build()
         if app._warncount:
             sys.exit(f"{app._warncount} warnings")
+        shutil.copytree(Path(folder, "made"), out)  # from a folder of its own: myst-nb writes beside it
     for path in (out / "_static").glob("*macros.html"):  # the theme's own, which no page shows
         path.unlink()
     write_demo(out / "demo")
@@ -90,6 +97,7 @@ def write_pages(source, rooms, for_readers, entries):
     }
     for name in notebooks():
         nb = for_readers(NBS / f"{name}.ipynb", keep_directives=True)
+        entries["own"][name] = own_words(nb, homes, name)
         for cell in nb.cells:
             cell.source = for_site(cell, name, entries)
         if name == "index":
@@ -132,13 +140,22 @@ def for_site(cell, name, entries):
     return re.sub(r"^#\|.*\n?", "", text, flags=re.MULTILINE)
 
 
+def own_words(nb, homes, name):
+    """Names that a page imports from petseg, or exports: on it, `fit` and the like are petseg's, and not another library's."""
+    code = "\n".join(cell.source for cell in nb.cells if cell.cell_type == "code")
+    imported = re.findall(r"^ *from petseg\.\w+ import (\([^)]*\)|.*)", code, re.MULTILINE)
+    exported = [import_module(f"petseg.{room}").__all__ for room, home in homes.items() if home == name]
+    return {*re.findall(r"\w+", " ".join(imported)), *(word for words in exported for word in words)}
+
+
 def with_links(text, name, entries):
     """Words of a cell, in which the first mention of each public name leads to the reference; not in headings, links, code blocks, tables."""
     up, linked = "../" * name.count("/"), entries["seen"].setdefault(name, set())
 
     def link(match):
         word = match[1].partition("(")[0]
-        if word in linked or word not in entries["at"]:
+        distinct = re.search("[A-Z_]", word) or word in entries["own"][name]
+        if word in linked or word not in entries["at"] or not distinct:
             return match[0]
         linked.add(word)
         return f"[{match[0]}]({up}reference/{entries['at'][word]})"
@@ -184,12 +201,22 @@ def write_reference(source, rooms):
             twice |= {name} & at.keys()
             at[name] = f"{room}.md#{anchor}"
         if passed:
-            text += ["## Passed on", "", "From other modules: " + ", ".join(f"`{name}`" for name in passed) + ".", ""]
+            text += ["## Passed on", "", *(f"- `{name}`: see {whose(module, name)}" for name in passed), ""]
         (folder / f"{room}.md").write_text("\n".join(text), encoding="utf-8")
         lines.append(f"| [petseg.{room}]({room}.md) | {module.__doc__.strip()} |")
     lines += ["", toctree("Modules", rooms).replace(":caption: Modules\n", "")]
     (folder / "index.md").write_text("\n".join(lines), encoding="utf-8")
-    return {"at": {name: place for name, place in at.items() if name not in twice}, "seen": {}}
+    return {"at": {name: place for name, place in at.items() if name not in twice}, "seen": {}, "own": {}}
+
+
+def whose(module, name):
+    """The module that makes what another one passes on, linked."""
+    for node in ast.walk(ast.parse(inspect.getsource(module))):
+        if isinstance(node, ast.ImportFrom) and node.level and name in [a.asname or a.name for a in node.names]:
+            other = import_module(f"petseg.{node.module}")
+            return f"[{other.__name__}]({node.module}.md)" if defined_in(other, name) else whose(other, name)
+    home = getattr(module, name).__module__  # another name for it
+    return f"[{home}]({home.removeprefix('petseg.')}.md), `{getattr(module, name).__name__}`"
 
 
 def defined_in(module, name):
@@ -207,7 +234,7 @@ def entry(name, value):
     if inspect.isclass(value):
         yield from (f"## {name}", "", *code(f"class {name}" + signature(value)), *told(value))
         if not issubclass(value, BaseException):
-            yield from arguments(value)
+            yield from (*told(vars(value).get("__init__")), *arguments(value))
         for own, member in sorted(vars(value).items(), key=lambda item: item[0] != "__call__"):
             wrapped = (
                 getattr(member, "func", None) or getattr(member, "fget", None) or getattr(member, "__func__", member)
@@ -237,8 +264,8 @@ def signature(value):
         return ""
     bare = [p.replace(annotation=p.empty) for p in found.parameters.values() if p.name != "self"]
     text = str(found.replace(parameters=bare, return_annotation=found.empty))
-    text = re.sub(r"<(function|class|factory)[^>]*>", "...", text)
-    return text if len(text) < 90 else "(\n    " + ",\n    ".join(map(str, plain(text))) + ",\n)"
+    text = re.sub(r"<(function|class)[^>]*>", "...", text.replace("<factory>", "{}"))
+    return text if len(text) < 62 else "(\n    " + ",\n    ".join(map(str, plain(text))) + ",\n)"
 
 
 def plain(text):
@@ -257,13 +284,16 @@ def plain(text):
 
 
 def told(value):
-    text = inspect.cleandoc(value.__doc__ or "") if not is_generated(value) else ""
+    text = "" if value is None or is_generated(value) else inspect.cleandoc(value.__doc__ or "")
     return [text, ""] if text else []
 
 
 def is_generated(value):
-    """Whether a docstring is the one that `dataclass` makes."""
-    return is_dataclass(value) and (value.__doc__ or "").startswith(f"{value.__name__}(")
+    """Whether there is no docstring but the one that Python or `dataclass` makes."""
+    own = (value.__doc__ or "").startswith(f"{value.__name__}(")
+    return (
+        is_dataclass(value) and own or value.__name__ == "__init__" and value.__doc__ in (None, object.__init__.__doc__)
+    )
 
 
 def arguments(value):
@@ -272,27 +302,56 @@ def arguments(value):
         found = docments(value, full=True)
     except (OSError, TypeError, SyntaxError, AttributeError):
         return
-    rows = []
+    rows, more = [], comments_beside(value)
+    typed = inspect.get_annotations(value.__init__ if inspect.isclass(value) and not is_dataclass(value) else value)
+    if "return" in more:
+        found.setdefault("return", SimpleNamespace(default=inspect.Parameter.empty, docment=None))
     for name, about in found.items():
-        if name == "self" or (name == "return" and about.anno in (inspect._empty, None) and not about.docment):
+        what, anno = about.docment or more.get(name, ""), typed.get(name)  # docments takes a default's type for one
+        if name == "self" or (name == "return" and not what and anno is None):
             continue
-        default = "" if about.default in (inspect._empty, None) and name == "return" else shown(about.default)
-        what = (about.docment or "").replace("|", "\\|").replace("\n", " ")
-        rows.append(f"| {'*returns*' if name == 'return' else f'`{name}`'} | {what} | {kind(about.anno)} | {default} |")
+        first = "*returns*" if name == "return" else f"`{name}`"
+        default = "" if name == "return" else shown(about.default)
+        what = " ".join(what.split()).replace("|", "\\|")
+        rows.append(f"| {first} | {what} | {kind(anno)} | {default} |")
     if rows:
         yield from ("| | | type | default |", "|---|---|---|---|", *rows, "")
 
 
+def comments_beside(value):
+    """What docments does not see: comments after a type of several lines, or on a result without a type."""
+    function = inspect.unwrap(value.__init__ if inspect.isclass(value) else value)
+    if is_dataclass(value) or not inspect.isfunction(function):
+        return {}
+    source = inspect.cleandoc(f"\n{inspect.getsource(function)}")
+    tokens = list(tokenize.generate_tokens(io.StringIO(source).readline))
+    notes = {t.start[0]: t.string.lstrip("# ") for t in tokens if t.type == tokenize.COMMENT}
+    node = ast.parse(source).body[0]
+    end = next(t.start[0] for t in tokens if t.type == tokenize.NEWLINE and t.start[0] >= node.lineno)
+    given = node.args
+    order = sorted(
+        filter(None, [*given.posonlyargs, *given.args, given.vararg, *given.kwonlyargs, given.kwarg]), key=place
+    )
+    last = max(
+        [place(x) for x in [*order, *given.defaults, *filter(None, given.kw_defaults)]], default=(node.lineno, 0)
+    )[0]
+    found = {}
+    for argument, after in zip_longest(order, order[1:]):
+        until = after.lineno if after else last + 1
+        found[argument.arg] = next((notes[n] for n in range(argument.lineno, until) if n in notes and n < end), "")
+    found["return"] = next((notes[n] for n in range(end, last - 1, -1) if n in notes and (n == end or n > last)), "")
+    return {name: note for name, note in found.items() if note}
+
+
+def place(node):
+    return node.end_lineno, node.end_col_offset
+
+
 def kind(anno):
+    """A type, without the modules of its names."""
     if anno in (inspect._empty, None):
         return ""
-    text = (
-        anno
-        if isinstance(anno, str)
-        else getattr(anno, "__name__", str(anno))
-        if not hasattr(anno, "__args__")
-        else str(anno)
-    )
+    text = anno.__name__ if isinstance(anno, type) and not hasattr(anno, "__args__") else str(anno)
     return "`" + re.sub(r"\b(?:\w+\.)+(?=\w)", "", text).replace("|", "\\|") + "`"
 
 
