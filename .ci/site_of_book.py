@@ -34,7 +34,6 @@ def build(out, for_readers, settings):
     out = Path(out).resolve()
     if out.exists() and any(out.iterdir()) and not (out / "searchindex.js").exists():
         sys.exit(f"{out} is there, and no site; name a new folder")
-    shutil.rmtree(out, ignore_errors=True)
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder, "source")
         rooms = room_order()
@@ -49,6 +48,7 @@ def build(out, for_readers, settings):
             app.build()
         if app._warncount:
             sys.exit(f"{app._warncount} warnings")
+        shutil.rmtree(out, ignore_errors=True)
         shutil.copytree(Path(folder, "made"), out)  # from a folder of its own: myst-nb writes beside it
     for path in (out / "_static").glob("*macros.html"):  # the theme's own, which no page shows
         path.unlink()
