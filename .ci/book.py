@@ -13,6 +13,7 @@ import hashlib
 import re
 import subprocess
 import sys
+from concurrent.futures import ProcessPoolExecutor
 from functools import cache
 from pathlib import Path
 
@@ -51,8 +52,8 @@ def real():
     if not real_photos(True):
         print("no real photos here: PETSEG_DATA names none")
         return
-    for path in sorted(NBS.glob("0[0-5]_*.ipynb")):
-        execute(path)
+    with ProcessPoolExecutor(2) as pool:  # a notebook keeps one core busy
+        list(pool.map(execute, sorted(NBS.glob("0[0-5]_*.ipynb"))))
 
 
 def run(paths):
