@@ -231,12 +231,14 @@ def lint(paths=None):
         sys.exit("\n".join([*found, f"{len(found)} faults"]))
 
 
-def for_readers(path, keep_directives=False):
-    """A notebook without hidden cells and nbdev's directive lines."""
+def for_readers(path):
+    """A notebook without hidden cells and nbdev's directive lines; a figure's words go to its picture."""
     nb = nbformat.read(path, as_version=4)
     nb.cells = [c for c in nb.cells if not re.match(r"#\| (hide|default_exp)\b", c.source)]
     for cell in nb.cells:
-        if cell.cell_type == "code" and not keep_directives:
+        if cell.cell_type == "code":
+            if words := re.search(r"^#\| fig-alt: (.*)$", cell.source, re.MULTILINE):
+                cell.metadata["mystnb"] = {"image": {"alt": words[1]}}
             cell.source = re.sub(r"^#\|.*\n", "", cell.source, flags=re.MULTILINE)
     return nb
 

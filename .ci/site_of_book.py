@@ -37,8 +37,9 @@ def build(out, for_readers, settings):
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder, "source")
         rooms = room_order()
-        entries = write_reference(source, rooms)
-        write_pages(source, rooms, for_readers, entries)
+        homes = home_of(rooms)
+        entries = write_reference(source, rooms, homes)
+        write_pages(source, rooms, homes, for_readers, entries)
         write_static(source / "_static")
         conf = configuration(source, settings)
         with chdir(source):
@@ -83,9 +84,8 @@ def home_of(rooms):
     return homes
 
 
-def write_pages(source, rooms, for_readers, entries):
+def write_pages(source, rooms, homes, for_readers, entries):
     """The notebooks as a visitor reads them, and what they link."""
-    homes = home_of(rooms)
     workshop = [homes[room] for room in rooms if homes[room].startswith("workshop/")]
     more = [name for name in notebooks() if name.startswith("workshop/") and name not in workshop]
     parts = {
@@ -96,7 +96,7 @@ def write_pages(source, rooms, for_readers, entries):
         "Reference": ["reference/index", "CHANGELOG", "CONTRIBUTING"],
     }
     for name in notebooks():
-        nb = for_readers(NBS / f"{name}.ipynb", keep_directives=True)
+        nb = for_readers(NBS / f"{name}.ipynb")
         entries["own"][name] = own_words(nb, homes, name)
         for cell in nb.cells:
             cell.source = for_site(cell, name, entries)
@@ -118,11 +118,12 @@ def title(name):
 
 
 def toctree(caption, names):
-    return "\n".join(["```{toctree}", ":hidden:", f":caption: {caption}", ":maxdepth: 1", "", *names, "```"])
+    heading = [f":caption: {caption}"] if caption else []
+    return "\n".join(["```{toctree}", ":hidden:", *heading, ":maxdepth: 1", "", *names, "```"])
 
 
 def for_site(cell, name, entries):
-    """A cell's source for the site; what is folded in the notebook is folded there, and a figure's words go to its picture."""
+    """A cell's source for the site; what is folded in the notebook is folded there."""
     text = cell.source
     if cell.cell_type == "markdown":
         parts = [part for part in text.split("\n\n") if not re.match(r"\[.*\]\((\.\./)?index\.ipynb\)", part)]
@@ -135,9 +136,7 @@ def for_site(cell, name, entries):
         return with_links(text, name, entries)
     if cell.metadata.get("jupyter", {}).get("source_hidden"):
         cell.metadata["tags"] = sorted({*cell.metadata.get("tags", []), "hide-input"})
-    if words := re.search(r"^#\| fig-alt: (.*)$", text, re.MULTILINE):
-        cell.metadata["mystnb"] = {"image": {"alt": words[1]}}
-    return re.sub(r"^#\|.*\n?", "", text, flags=re.MULTILINE)
+    return text
 
 
 def own_words(nb, homes, name):
@@ -171,9 +170,9 @@ def with_links(text, name, entries):
     return "\n".join(lines)
 
 
-def write_reference(source, rooms):
+def write_reference(source, rooms, homes):
     """A page for each module; gives where each public name is, and a place to note which page has linked it."""
-    homes, folder, at, twice = home_of(rooms), source / "reference", {}, set()
+    folder, at, twice = source / "reference", {}, set()
     folder.mkdir(parents=True)
     lines = [
         "# Reference",
@@ -204,7 +203,7 @@ def write_reference(source, rooms):
             text += ["## Passed on", "", *(f"- `{name}`: see {whose(module, name)}" for name in passed), ""]
         (folder / f"{room}.md").write_text("\n".join(text), encoding="utf-8")
         lines.append(f"| [petseg.{room}]({room}.md) | {module.__doc__.strip()} |")
-    lines += ["", toctree("Modules", rooms).replace(":caption: Modules\n", "")]
+    lines += ["", toctree(None, rooms)]
     (folder / "index.md").write_text("\n".join(lines), encoding="utf-8")
     return {"at": {name: place for name, place in at.items() if name not in twice}, "seen": {}, "own": {}}
 
@@ -248,7 +247,7 @@ def entry(name, value):
     elif callable(value):
         yield from (f"## {name}", "", *code(name + signature(value)), *told(value), *arguments(value))
     else:
-        text = repr(value)
+        text = bare(value)
         yield from (f"## {name}", "", *code(f"{name} = {text if len(text) < 300 else text[:300] + ' ...'}"))
 
 
@@ -355,10 +354,15 @@ def kind(anno):
     return "`" + re.sub(r"\b(?:\w+\.)+(?=\w)", "", text).replace("|", "\\|") + "`"
 
 
+def bare(value):
+    """A value as text, functions by their names and not by their places in memory."""
+    return re.sub(r"<(function|class) (?:\w+\.)*(\w+).*?>", r"\2", repr(value))
+
+
 def shown(default):
     if default is inspect._empty:
         return ""
-    text = re.sub(r"<(function|class) (?:\w+\.)*(\w+).*?>", r"\2", repr(default)).replace("|", "\\|")
+    text = bare(default).replace("|", "\\|")
     return f"`{text}`" if len(text) < 60 else f"`{text[:56]} ...`"
 
 

@@ -4,7 +4,6 @@ Every link leads somewhere, nothing is loaded from elsewhere; with Chromium, if 
 tried and compared with the package. Pictures of what was seen go to a folder, if one is named."""
 
 import base64
-import io
 import shutil
 import sys
 import tempfile
@@ -24,6 +23,7 @@ from petseg.cutouts import render, see
 from petseg.draw import draw_pet
 from petseg.netfiles import find_net_file, read_card
 from petseg.predict import Segmenter
+from petseg.requests import png_bytes
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
 READY = "Ready. From here on it needs no network."
@@ -54,13 +54,6 @@ def served(site, unpacks=False):
             server.server_close()
 
 
-def png(picture):
-    """A picture (H, W, 3) as a file's bytes."""
-    file = io.BytesIO()
-    Image.fromarray(picture).save(file, "PNG")
-    return file.getvalue()
-
-
 class Visit:
     """A visitor with one page open, who notes what goes wrong on it."""
 
@@ -80,10 +73,9 @@ class Visit:
         self.hear(note)
 
     def hear(self, start):
-        """Wait for a sentence that starts so, and give it."""
+        """Wait for a sentence that starts so."""
         wanted = f"document.getElementById('note').textContent.startsWith({start!r})"
         self.page.wait_for_function(wanted, timeout=60_000)
-        return self.page.inner_text("#note")
 
     def bring(self, how, name, data):
         """Drop or paste a file."""
@@ -149,7 +141,8 @@ def dead(site):
                 yield f"{name} links {link}, and there is no such place"
 
 
-LOOKED_AT = (
+SCREENS = ((1280, "light"), (1280, "dark"), (390, "light"), (390, "dark"))
+LOOKED_AT = [
     "index",
     "00_tour",
     "02_model",
@@ -158,13 +151,13 @@ LOOKED_AT = (
     "glossary",
     "workshop/rooms",
     "workshop/browser",
-)
-LOOKED_AT += ("benchmarks/edges", "reference/index", "reference/cutouts", "search")
+]
+LOOKED_AT += ["benchmarks/edges", "reference/index", "reference/cutouts", "search"]
 
 
 def read(browser, url, pictures):
     """Faults that a reader meets on some pages, wide and narrow, light and dark."""
-    for width, scheme in ((1280, "light"), (1280, "dark"), (390, "light"), (390, "dark")):
+    for width, scheme in SCREENS:
         context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
         for name in LOOKED_AT:
             visit = Visit(context, url)
@@ -191,9 +184,10 @@ def photos():
     far = np.full((700, 1100, 3), (120, 140, 90), "uint8")
     far[300:600, 200:651] = chelsea()
     large = draw_pet((9, 7), 1100).photo
-    return {name: png(picture) for name, picture in zip(NAMES, (chelsea(), far, large, coffee()), strict=True)} | {
-        "cat.jpg": b"a cat"
-    }
+    return {
+        name: png_bytes(Image.fromarray(picture))
+        for name, picture in zip(NAMES, (chelsea(), far, large, coffee()), strict=True)
+    } | {"cat.jpg": b"a cat"}
 
 
 def expect(true, fault):
@@ -238,7 +232,7 @@ def try_it(browser, url, pictures):
     visit.hear("cat.jpg: this browser cannot read it as a picture")
     expect(visit.page.get_attribute("#note", "role") == "alert", "an error is not an alert")
     context.close()
-    for width, scheme in ((1280, "light"), (1280, "dark"), (390, "light"), (390, "dark")):
+    for width, scheme in SCREENS:
         context = browser.new_context(viewport={"width": width, "height": 844}, color_scheme=scheme)
         small = Visit(context, url)
         small.open()
