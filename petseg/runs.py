@@ -71,6 +71,8 @@ class Recipe:
     shuffle: bool = False  # a new order of the photos each epoch
     seed: int = 1337  # of the initial weights, the order and the augmentation
     edges: dict | None = None  # of a refiner: what it learns from, as for petseg.refine.train_refiner
+    teachers: tuple[str, ...] = ()  # nets whose mean it learns from as well, each named as for `load_net`
+    share: float = 0.0  # of the loss, below 1: how far it is from the teachers; the rest is how far from the masks
 
     def __post_init__(self):
         for name, known in _CHOICES.items():
@@ -95,6 +97,12 @@ class Recipe:
         _check_arguments("edges", {} if self.edges is None else self.edges)
         if (self.model == "refiner") != (self.loss == "edge"):
             raise ValueError(f"the model refiner and the loss edge go together; found {self.model} and {self.loss}")
+        names = self.teachers
+        if not isinstance(names, (tuple, list)) or not all(isinstance(name, str) and name for name in names):
+            raise ValueError(f"teachers must be names of nets or run folders; found {names!r}")
+        object.__setattr__(self, "teachers", tuple(names))
+        if bool(names) != bool(self.share) or names and self.model == "refiner":
+            raise ValueError(f"teachers and share go together, not in a refiner; found {names!r} and {self.share!r}")
         get_loss(self.loss if isinstance(self.loss, str) else repr(self.loss), self.classes)
         asked = self.encoder_rate != 1 or self.frozen != "nothing" or self.start == "imagenet"
         if self.model not in _WITH_ENCODER and asked:
@@ -134,6 +142,7 @@ _LIMITS = {  # kind, least, most; of floats the last is just too much
     "weight_decay": (float, 0, 1e30),
     "warmup": (float, 0, 1e6),
     "ema": (float, 0, 1),
+    "share": (float, 0, 1),
 }
 
 
@@ -210,9 +219,11 @@ def get_recipe(
     }
     real |= {"schedule": "cosine", "monitor": "val_mean_iou", "shuffle": True}
     windows = {"zoom": [0.875, 1.25], "turn": 8}
-    scratch = real | {"learning_rate": 2e-3, "img_size": (192, 192), "augment": windows | {"size": [160, 160]}}
-    best = real | {"learning_rate": 1e-3, "img_size": (256, 256), "augment": windows | {"size": [224, 224]}}
-    best |= {"frozen": "statistics", "encoder_rate": 0.2, "epochs": 40}
+    scratch = real | {"batch_size": 32, "epochs": 164, "learning_rate": 3e-3, "img_size": (224, 224)}
+    scratch |= {"augment": {"size": [192, 192], "zoom": [0.7, 1.5], "turn": 15, "stretch": 0.35}}
+    best = real | {"learning_rate": 1e-3, "img_size": (320, 320)}
+    best |= {"augment": windows | {"stretch": 0.35, "size": [288, 288]}}
+    best |= {"frozen": "statistics", "encoder_rate": 0.2, "epochs": 53}
     edges: dict[str, Any] = {
         "model": "refiner",
         "frozen": "statistics",
@@ -229,7 +240,7 @@ def get_recipe(
         "scratch": Recipe("unet", {"width": 16}, **scratch),
         "best": Recipe("lite_unet", {"variant": 2}, **best),
         "edges": Recipe(**edges),
-        "small": Recipe("lite_unet", {"short": True, "width": [64, 48, 32, 24, 16]}, **best | {"epochs": 30}),
+        "small": Recipe("lite_unet", {"short": True, "width": [64, 48, 32, 24, 16]}, **best | {"epochs": 43}),
     }
     if name in named:
         return named[name]
@@ -815,7 +826,7 @@ def export_net(
     card = describe_run(open_run(name), model) if run else model_card(name)
     card |= {"classes": None if recipe.model == "refiner" else asdict(classes)}
     side = max(64, 32 * round(math.prod(n or 256 for n in recipe.img_size) ** 0.5 / 32))
-    looks = look_sizes(side) + look_sizes(32 * math.ceil(side * 1.25 / 32))
+    looks = look_sizes(side) + look_sizes(32 * math.ceil(side * 1.2 / 32))
     sizes = EDGE_SIZES if recipe.model == "refiner" else looks
     if dest.suffix == ".tflite":
         return write_net(model, dest, card, sizes, weights=weights, photos=photos)

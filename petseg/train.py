@@ -14,11 +14,11 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from .fitting import any_size, check_masks, count, explained, feed, fit_from, make_optimizer, with_classes
+from .fitting import any_size, check_masks, count, explained, feed, fit_from, make_optimizer, taught, with_classes
 from .losses import get_loss
 from .netfiles import NET_FILE
 from .runs import Recipe, build_model, claim_run, end_run, export_net, get_recipe, has_begun
-from .runs import best_epoch, load_run, lock_run, read_history, resume_run  # noqa: F401, of this interface
+from .runs import best_epoch, is_finished, load_run, lock_run, read_history, resume_run  # noqa: F401, of this interface
 
 _all_ = ["Recipe", "best_epoch", "get_recipe", "load_run", "read_history"]
 
@@ -46,6 +46,8 @@ def train(
         check_masks(data, recipe.classes)
     keras.utils.set_random_seed(recipe.seed)
     model = build_model(any_size(recipe), pretrained=not begun)
+    if not is_finished(read_history(run_dir), recipe):
+        model = taught(model, recipe)
     if tensorboard and not find_spec("tensorboard"):
         raise ModuleNotFoundError("TensorBoard's logs need its package: pip install tensorboard")
     run_dir.mkdir(parents=True, exist_ok=True)
