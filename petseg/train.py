@@ -46,7 +46,7 @@ def train(
         check_masks(data, recipe.classes)
     keras.utils.set_random_seed(recipe.seed)
     model = build_model(any_size(recipe), pretrained=not begun)
-    if not is_finished(read_history(run_dir), recipe):
+    if recipe.teachers and not is_finished(read_history(run_dir), recipe):
         model = taught(model, recipe)
     if tensorboard and not find_spec("tensorboard"):
         raise ModuleNotFoundError("TensorBoard's logs need its package: pip install tensorboard")

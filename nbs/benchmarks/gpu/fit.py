@@ -1,0 +1,398 @@
+"""Train nets side by side on one GPU, by PyTorch: python fit.py PHOTOS.pkl JOBS.json OUT
+
+What a run draws and computes is what `petseg train` does by the same recipe; only its random numbers are others, and
+most layers compute in bfloat16. A wave of jobs is trained together, each a CUDA graph; it ends in time, if need be
+with shorter schedules.
+"""
+
+import copy
+import io
+import json
+import math
+import pickle
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from nets import arrays, make
+from PIL import Image
+
+T0 = time.time()
+print("start", time.strftime("%X"), flush=True)
+DEV = "cuda" if torch.cuda.is_available() else "cpu"
+S = 384
+torch.backends.cudnn.benchmark = False
+torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+
+
+def load():
+    data = pickle.loads(Path(sys.argv[1]).read_bytes())
+
+    def dec(data):
+        return np.asarray(Image.open(io.BytesIO(data)))
+
+    with ThreadPoolExecutor(16) as pool:
+        photos = np.stack(list(pool.map(lambda r: dec(r[3]), data["rows"])))
+        masks = np.stack(list(pool.map(lambda r: dec(r[4]), data["rows"])))
+    valid = np.array([r[1] for r in data["rows"]])
+    aspect = np.array([r[2] for r in data["rows"]], "float32")
+    return photos, masks, valid, aspect, data["encoders"]
+
+
+PH, MA, VALID, ASPECT, ENC = load()
+photos = torch.from_numpy(PH.copy()).permute(0, 3, 1, 2).contiguous().to(DEV)
+masks = torch.from_numpy(MA.copy()).to(DEV)
+aspects = torch.from_numpy(ASPECT).to(DEV)
+fg = ((MA == 0) | (MA == 2)).astype("float32")
+n_ = fg.sum((1, 2)) + 1e-6
+grid = (np.arange(S) + 0.5) / S
+centres = torch.from_numpy(
+    np.stack([(fg.sum(1) * grid).sum(1) / n_, (fg.sum(2) * grid).sum(1) / n_], 1).astype("float32")
+).to(DEV)
+print("loaded", photos.shape, time.time() - T0, flush=True)
+
+
+def uniform(n, k):
+    return torch.rand(n, k, device=DEV) * 2 - 1
+
+
+def matrix(r, zoom, turn, stretch, aspect):
+    """(B, 2, 2): columns: a step right, a step down, in pixels of the square photo."""
+    step = 1 / (zoom[0] * (zoom[1] / zoom[0]) ** ((r[:, 0] + 1) / 2))
+    wide = (1 + stretch) ** r[:, 1]
+    mirror = torch.where(r[:, 2] < 0, -1.0, 1.0)
+    angle = turn * math.pi / 180 * r[:, 3]
+    right, down = mirror * step * wide, step / wide
+    m = torch.stack(
+        [
+            torch.stack([right * angle.cos(), -down * angle.sin()], 1),
+            torch.stack([right * angle.sin(), down * angle.cos()], 1),
+        ],
+        1,
+    )
+    if aspect is not None:
+        m = m * torch.stack([aspect**-0.5, aspect**0.5], 1)[:, :, None]
+    return m
+
+
+def coords(m, centre, size, base):
+    """(B, h, w, 2) in grid_sample's units; centre in pixels of the square photo of side base."""
+    p = torch.arange(size, device=DEV, dtype=torch.float32) - (size - 1) / 2
+    x = m[:, :, 0][:, None, None] * p[None, None, :, None] + m[:, :, 1][:, None, None] * p[None, :, None, None]
+    return (x + centre[:, None, None] + 0.5) * 2 / base - 1
+
+
+def recolour(x, r, light, sat):
+    grey = x.mean(1, keepdim=True)
+    x = grey + (x - grey) * (1 + sat * r[:, 0, None, None, None])
+    mean = x.mean((1, 2, 3), keepdim=True)
+    x = (mean + (x - mean) * (1 + light * r[:, 1, None, None, None])) * (1 + light * r[:, 2, None, None, None])
+    return x.clamp(0, 255)
+
+
+def batch(idx, j):
+    """Augmented photos (B, 3, n, n) 0..255 and masks (B, n, n)."""
+    B, size, base = len(idx), j["size"], j["base"]
+    x, y = photos[idx].float(), masks[idx].float()[:, None]
+    a = aspects[idx] if j.get("aspect") else None
+    kw = {"turn": j.get("turn", 8), "stretch": j.get("stretch", 0.15)}
+    light, sat = j.get("light", 0.25), j.get("saturation", 0.5)
+    r = uniform(B, 9)
+    m = matrix(r, j["zoom"], aspect=a, **kw)
+    reach = m.abs().sum(2) * (size - 1) / 2
+    room = (base - 1) / 2
+    fit = (room / reach).min(1).values.clamp(max=1)
+    m, reach = m * fit[:, None, None], reach * fit[:, None]
+    g = coords(m, room + r[:, 4:6] * (room - reach).clamp(min=0), size, base)
+    im = recolour(F.grid_sample(x, g, padding_mode="border", align_corners=False), r[:, 6:], light, sat)
+    la = F.grid_sample(y, g, mode="nearest", padding_mode="border", align_corners=False)[:, 0]
+    if j.get("paste"):
+        i2 = idx.roll(1)
+        x2, y2 = photos[i2].float(), masks[i2].float()[:, None]
+        r2 = uniform(B, 9)
+        m2 = matrix(r2, j.get("paste_zoom", [0.4, 1.1]), aspect=aspects[i2] if a is not None else None, **kw)
+        at = uniform(B, 2) * 0.45 * size  # where in the window the pet's centre lands, from the middle
+        c2 = centres[i2] * base - 0.5 - (m2 * at[:, None, :]).sum(2)
+        g2 = coords(m2, c2, size, base)
+        im2 = recolour(F.grid_sample(x2, g2, padding_mode="border", align_corners=False), r2[:, 6:], light, sat)
+        la2 = F.grid_sample(
+            (y2 == 0).float() * 1 + (y2 == 2).float() * 2, g2, mode="nearest", padding_mode="zeros", align_corners=False
+        )[:, 0]
+        on = (la2 > 0) & (torch.rand(B, 1, 1, device=DEV) < j["paste"])
+        soft = F.avg_pool2d(((la2 == 1).float() + 0.5 * (la2 == 2).float())[:, None], 5, 1, 2) * on[:, None]
+        im = im + (im2 - im) * soft
+        la = torch.where(on, torch.where(la2 == 2, 2.0, 0.0), la)
+    return im, la.long()
+
+
+def loss_of(logits, la, j, soft=None):
+    known = la != 255
+    truth = torch.stack([la == c for c in range(3)], 1).float()
+    logp = logits.float().log_softmax(1)
+    p = logp.exp()
+    w = known.float()
+    if j.get("border", 1) != 1:
+        w = w + (j["border"] - 1) * truth[:, 2]
+    ce = -((truth * logp).sum(1) * w).sum() / w.sum()
+    out = ce
+    if j.get("dice", 0.5):
+        hit, all_ = (truth * p).sum((0, 2, 3)), ((truth + p) * known[:, None]).sum((0, 2, 3))
+        out = out + j.get("dice", 0.5) * (1 - (2 * hit / (all_ + 1e-7)).mean())
+    if soft is not None:
+        s = j["share"]
+        out = (1 - s) * out + s * (soft * (soft.clamp(min=1e-6).log() - logp)).sum(1).mean() * j.get("kl", 1.5)
+    return out
+
+
+class Job:
+    def __init__(self, j, made):
+        self.j, self.name = j, j["name"]
+        torch.manual_seed(j.get("seed", 1337))
+        np.random.seed(j.get("seed", 1337))
+        self.net = make(j, ENC).to(DEV).to(memory_format=torch.channels_last).train()
+        self.pool = np.flatnonzero(~VALID) if j.get("part", "train") == "train" else np.arange(len(VALID))
+        if j.get("photos"):
+            self.pool = np.random.default_rng(j.get("seed", 1337)).permutation(self.pool)[: j["photos"]]
+        B = j.get("batch", 16)
+        self.steps = j["seen"] // B
+        order = np.concatenate(
+            [np.random.permutation(self.pool) for _ in range(math.ceil(j["seen"] / len(self.pool)) + 1)]
+        )
+        self.idx = torch.from_numpy(order[: self.steps * B].reshape(self.steps, B)).to(DEV)
+        self.step = torch.zeros((), dtype=torch.long, device=DEV)
+        self.total = torch.tensor(float(self.steps), device=DEV)
+        self.teachers = [made[t].net_eval() for t in j.get("teachers", [])]
+        enc = {id(p) for p in self.net.encoder.parameters()} if hasattr(self.net, "encoder") else set()
+        ps = [p for p in self.net.parameters() if p.requires_grad]
+        self.groups = [
+            ([p for p in ps if id(p) not in enc], 1.0),
+            (
+                [p for p in ps if id(p) in enc],
+                j.get("encoder_rate", 0.2)
+                if j["model"] != "unet" and j.get("args", {}).get("weights", "i") is not None
+                else 1.0,
+            ),
+        ]
+        self.params = [p for g, _ in self.groups for p in g]
+        self.m1 = [torch.zeros_like(p) for p in self.params]
+        self.m2 = [torch.zeros_like(p) for p in self.params]
+        self.ema = [p.detach().clone() for p in self.params] if j.get("ema") else None
+        self.loss = torch.zeros((), device=DEV)
+        self.done = 0
+        self.graph = None
+
+    def net_eval(self):
+        return copy.deepcopy(self.final()).eval()
+
+    def final(self):
+        if self.ema is not None:
+            with torch.no_grad():
+                for p, e in zip(self.params, self.ema, strict=True):
+                    p.copy_(e)
+            self.ema = None
+        return self.net
+
+    def update(self):
+        j = self.j
+        with torch.no_grad():
+            grads = [p.grad for p in self.params]
+            t = self.step.float() + 1
+            warm = j.get("warmup", 1) * len(self.pool) / j.get("batch", 16)
+            warm = min(warm, 0.1 * self.steps)
+            lr = j.get("rate", 1e-3) * torch.where(
+                t < warm, t / warm, 0.5 * (1 + torch.cos(math.pi * ((t - warm) / (self.total - warm)).clamp(0, 1)))
+            )
+            torch._foreach_lerp_(self.m1, grads, 0.1)
+            torch._foreach_mul_(self.m2, 0.999)
+            torch._foreach_addcmul_(self.m2, grads, grads, 0.001)
+            a1, a2 = 1 - 0.9**t, 1 - 0.999**t
+            d = torch._foreach_sqrt(self.m2)
+            torch._foreach_mul_(d, 1 / a2.sqrt())
+            torch._foreach_add_(d, 1e-7)
+            u = torch._foreach_div(self.m1, d)
+            torch._foreach_mul_(u, 1 / a1)
+            k = 0
+            for g, share in self.groups:
+                if not g:
+                    continue
+                part = u[k : k + len(g)]
+                torch._foreach_add_(part, g, alpha=j.get("decay", 0.01))
+                torch._foreach_mul_(part, -lr * share)
+                torch._foreach_add_(g, part)
+                k += len(g)
+            if self.ema is not None:
+                torch._foreach_lerp_(self.ema, self.params, 1 - j["ema"])
+            self.step.add_(1)
+
+    def one(self):
+        with torch.no_grad():
+            idx = self.idx.index_select(0, self.step.clamp(max=len(self.idx) - 1).view(1))[0]
+            x, y = batch(idx, self.j)
+            x = x.contiguous(memory_format=torch.channels_last)
+        with torch.autocast(DEV, torch.bfloat16, cache_enabled=False):
+            soft = None
+            if self.teachers:
+                with torch.no_grad():
+                    soft = sum(t(x).float().softmax(1) for t in self.teachers) / len(self.teachers)
+            out = self.net(x)
+        loss = loss_of(out, y, self.j, soft)
+        for p in self.params:
+            p.grad = None
+        loss.backward()
+        self.update()
+        self.loss.lerp_(loss.detach(), 0.02)
+
+    def capture(self):
+        if DEV == "cpu":
+            return
+        state = [t.clone() for t in [*self.net.state_dict().values()]]
+        s = torch.cuda.Stream()
+        s.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(s):
+            for _ in range(3):
+                self.one()
+        torch.cuda.current_stream().wait_stream(s)
+        torch.cuda.synchronize()
+        print(f"    [{time.time() - T0:.1f}] {self.name} warm", flush=True)
+        self.stream = s
+        self.graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self.graph, stream=s):
+            self.one()
+        with torch.no_grad():
+            for t, v in zip(self.net.state_dict().values(), state, strict=True):
+                t.copy_(v)
+            for t in [*self.m1, *self.m2, self.step, self.loss]:
+                t.zero_()
+            if self.ema is not None:
+                for e, p in zip(self.ema, self.params, strict=True):
+                    e.copy_(p)
+        torch.cuda.synchronize()
+
+    def run(self, n=1):
+        for _ in range(n):
+            if self.graph is None:
+                self.one()
+            else:
+                with torch.cuda.stream(self.stream):
+                    self.graph.replay()
+            self.done += 1
+
+
+def shapes(side):
+    tall = [(32 * round(side * side / w / 32), w) for w in range(96, side + 1, 32)]
+    return sorted({s for t in tall if t[0] <= 10 * t[1] for s in (t, t[::-1])})
+
+
+VAL = np.flatnonzero(VALID)
+
+
+@torch.no_grad()
+def look(nets, side, flip=False):
+    """Probabilities (N, 3, S, S) of the validation photos, seen at about side x side pixels."""
+    out = torch.zeros(len(VAL), 3, S, S, device=DEV)
+    chosen = [min(shapes(side), key=lambda s: abs(np.log(s[1] / s[0] / ASPECT[i]))) for i in VAL]
+    for shape in sorted(set(chosen)):
+        rows = [n for n, s in enumerate(chosen) if s == shape]
+        x = (
+            F.interpolate(photos[torch.from_numpy(VAL[rows]).to(DEV)].float(), shape, mode="bilinear", antialias=True)
+            .round()
+            .contiguous(memory_format=torch.channels_last)
+        )
+        with torch.autocast(DEV, torch.float16 if DEV == "cuda" else torch.bfloat16):
+            p = sum(n(x).float().softmax(1) for n in nets)
+            if flip:
+                p = p + sum(n(x.flip(3)).float().softmax(1).flip(3) for n in nets)
+        out[torch.tensor(rows, device=DEV)] = F.interpolate(p / p.sum(1, keepdim=True), (S, S), mode="bilinear")
+    return out
+
+
+@torch.no_grad()
+def score(nets, looks=((256,), (320,), (256, 320), (288, 352), (320, 384), (320, "f"))):
+    truth = masks[torch.from_numpy(VAL).to(DEV)].long()
+    seen = {s: look(nets, s) for s in sorted({s for l in looks for s in l if s != "f"})}
+    out = {}
+    for l in looks:
+        p = look(nets, l[0], True) if "f" in l else sum(seen[s] for s in l)
+        c = torch.bincount((truth * 3 + p.argmax(1))[truth < 3], minlength=9)[:9].double().cpu().numpy().reshape(3, 3)
+        iou = np.diag(c) / (c.sum(0) + c.sum(1) - np.diag(c))
+        fg = c[np.ix_([0, 2], [0, 2])].sum() / (c.sum() - c[1, 1])
+        out["+".join(map(str, l))] = [round(float(v), 4) for v in (iou.mean(), fg, iou[2])]
+    return out
+
+
+def done_units(jobs, cost):
+    return sum(job.done * cost[job.name] for job in jobs)
+
+
+def main(path, out):
+    waves = json.loads(Path(path).read_text())
+    made = {}
+    for wave in waves:
+        t = time.time()
+        jobs = [Job(j, made) for j in wave["jobs"]]
+        for job in jobs:
+            job.capture()
+        print(f"[{time.time() - T0:.0f}] captured {len(jobs)} in {time.time() - t:.1f}", flush=True)
+        t, rounds, until = time.time(), 0, wave.get("until", 1e9)
+        cost = {job.name: job.j.get("cost", 1.0) for job in jobs}
+        t1, u1 = None, 0
+        while active := [job for job in jobs if job.done < job.steps]:
+            for job in active:
+                job.run()
+            rounds += 1
+            if rounds % 20 == 0 and DEV == "cuda":
+                torch.cuda.synchronize()
+            if rounds in (40, 120, 300) or rounds % 500 == 0:
+                now = time.time()
+                if t1 is not None:
+                    rate = (now - t1) / max(1e-9, done_units(jobs, cost) - u1)
+                    todo = sum((job.steps - job.done) * cost[job.name] for job in jobs) * rate
+                    left = until - (now - T0)
+                    print(
+                        f"[{now - T0:.0f}] round {rounds}: {todo:.0f} s to go, {left:.0f} allowed;",
+                        " ".join(f"{job.name}:{job.done}/{job.steps}:{float(job.loss):.3f}" for job in jobs),
+                        flush=True,
+                    )
+                    if todo > left:
+                        for job in jobs:
+                            if job.done < job.steps:
+                                job.steps = int(job.done + (job.steps - job.done) * max(0.02, left / todo))
+                                job.total.fill_(float(job.steps))
+                t1, u1 = time.time(), done_units(jobs, cost)
+        if DEV == "cuda":
+            torch.cuda.synchronize()
+        seen = sum(job.done * job.j.get("batch", 16) for job in jobs)
+        print(
+            f"[{time.time() - T0:.0f}] wave: {time.time() - t:.1f} s, {seen / (time.time() - t):.0f} photos/s",
+            flush=True,
+        )
+        for job in jobs:
+            job.graph = None
+            net = job.final().eval()
+            job.teachers = []
+            job.m1 = job.m2 = None
+            made[job.name] = job
+            if job.j.get("keep"):
+                np.savez(
+                    f"{out}/{job.name}.npz",
+                    **{k: a if ".bn." in k else a.astype("float16") for k, a in arrays(net).items()},
+                )
+            note = {
+                "job": job.j,
+                "steps": job.done,
+                "loss": float(job.loss),
+                "score": score([net]) if job.j.get("score", True) else None,
+            }
+            print(json.dumps(note), flush=True)
+            with Path(out, "log.jsonl").open("a") as f:
+                f.write(json.dumps(note) + "\n")
+        for group in wave.get("ensembles", []):
+            print("ensemble", group, json.dumps(score([made[n].net for n in group])), flush=True)
+        print(f"[{time.time() - T0:.0f}] scored", flush=True)
+
+
+main(*sys.argv[2:4])
