@@ -206,11 +206,9 @@ class _Student(keras.Model):
 
 def taught(
     model: keras.Model,  # the recipe's
-    recipe: Recipe,
+    recipe: Recipe,  # with teachers
 ) -> keras.Model:  # the same layers
-    """The model, learning from the recipe's teachers too, if there are any. ValueError: other classes; as of `load_net`."""
-    if not recipe.teachers:
-        return model
+    """The model, learning from the recipe's teachers too. ValueError: other classes; else as of `load_net`."""
     nets = []
     for name in recipe.teachers:
         net, _, classes = load_net(name)

@@ -1,10 +1,11 @@
 """What goes to the GPU and what comes back.
 
 python data.py pack DATA PHOTOS.pkl       photos and masks of `trainval`, 384 x 384 each, and ImageNet's encoders
-python data.py keep NET.npz RECIPE RUN    a run folder of petseg from what fit.py made; RECIPE: a name or a file
+python data.py keep NET.npz RECIPE RUN DATA    a run folder of petseg from what fit.py made of DATA; RECIPE: a name or a file
 """
 
 import io
+import math
 import pickle
 import re
 import sys
@@ -14,10 +15,10 @@ import numpy as np
 from PIL import Image
 
 from petseg.data import find_samples, open_mask, split_samples
-from petseg.encoders import _lite_file, _read_torch
-from petseg.fitting import _weights_file, any_size
+from petseg.encoders import lite_encoder
+from petseg.fitting import any_size
 from petseg.photos import open_photo
-from petseg.runs import build_model, get_recipe, recipe_fields, write_files, write_json
+from petseg.runs import build_model, get_recipe, recipe_fields, write_json
 
 SIDE = 384
 KINDS = {"Conv2D": "conv", "DepthwiseConv2D": "dw", "SeparableConv2D": "sep"}
@@ -34,9 +35,8 @@ def pack(data, dest):
         photo.resize((SIDE, SIDE), Image.Resampling.BILINEAR).save(files[0], "JPEG", quality=93, subsampling=0)
         mask.resize((SIDE, SIDE), Image.Resampling.NEAREST).save(files[1], "PNG")
         rows.append((s.name, s.name in valid, photo.width / photo.height, *(f.getvalue() for f in files)))
-    found = {v: _read_torch(_lite_file(v)).items() for v in (0, 2)}
-    encoders = {v: [np.array(a) for name, a in some if not name.startswith("_fc")] for v, some in found.items()}
-    encoders = {v: [a.astype("float16") if a.ndim == 4 else a for a in some] for v, some in encoders.items()}
+    nets = {variant: lite_encoder((None, None), variant).get_weights() for variant in (0, 2)}
+    encoders = {variant: [a.astype("float16") if a.ndim == 4 else a for a in net] for variant, net in nets.items()}
     Path(dest).write_bytes(pickle.dumps({"rows": rows, "encoders": encoders}))
 
 
@@ -46,17 +46,20 @@ def layers(model):
         yield from layers(layer) if hasattr(layer, "layers") else [layer] if layer.weights else []
 
 
+def number(layer):
+    """When Keras made it, among those of its kind."""
+    return math.inf if layer.name == "output" else int((re.findall(r"_(\d+)$", layer.name) or [0])[0])
+
+
 def set_arrays(model, path):
-    """Give a Keras net what `nets.arrays` tells, kind by kind in order of making, which Keras's names count."""
+    """Give a Keras net what `nets.arrays` tells, kind by kind in order of making."""
     made, found = {}, {}
-    for layer in sorted(
-        layers(model), key=lambda a: 1e6 if a.name == "output" else int((re.findall(r"_(\d+)$", a.name) or [0])[0])
-    ):
+    for layer in sorted(layers(model), key=number):
         made.setdefault(KINDS[type(layer).__name__], []).append(layer)
     with np.load(path) as file:
         for key in sorted(file.files):
-            number, kind, _ = key.split(".")
-            found.setdefault(kind, {}).setdefault(number, []).append(file[key].astype("float32"))
+            place, kind, _ = key.split(".")
+            found.setdefault(kind, {}).setdefault(place, []).append(file[key].astype("float32"))
     for kind, some in made.items():
         for layer, parts in zip(some, found.pop(kind).values(), strict=True):
             layer.set_weights(parts)
@@ -64,12 +67,13 @@ def set_arrays(model, path):
     return model
 
 
-def keep(net, recipe, run):
+def keep(net, recipe, run, data):
     run, recipe = Path(run), get_recipe(recipe)
     model = set_arrays(build_model(any_size(recipe), pretrained=False), net)
     run.mkdir(parents=True)
-    write_files({run / "best.weights.h5": _weights_file(model)})
+    model.save_weights(run / "best.weights.h5")
     write_json(run / "recipe.json", recipe_fields(recipe))
+    write_json(run / "samples.json", {"train": [s.name for s in find_samples(data, "trainval")], "valid": []})
 
 
 if __name__ == "__main__":

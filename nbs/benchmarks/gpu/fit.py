@@ -24,7 +24,6 @@ from PIL import Image
 T0 = time.time()
 print("start", time.strftime("%X"), flush=True)
 DEV = "cuda" if torch.cuda.is_available() else "cpu"
-S = 384
 torch.backends.cudnn.benchmark = False
 torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
 
@@ -46,7 +45,7 @@ def load():
 PH, MA, VALID, ASPECT, ENC = load()
 photos = torch.from_numpy(PH.copy()).permute(0, 3, 1, 2).contiguous().to(DEV)
 masks = torch.from_numpy(MA.copy()).to(DEV)
-aspects = torch.from_numpy(ASPECT).to(DEV)
+aspects, S = torch.from_numpy(ASPECT).to(DEV), MA.shape[-1]
 fg = ((MA == 0) | (MA == 2)).astype("float32")
 n_ = fg.sum((1, 2)) + 1e-6
 grid = (np.arange(S) + 0.5) / S
@@ -86,7 +85,7 @@ def coords(m, centre, size, base):
     return (x + centre[:, None, None] + 0.5) * 2 / base - 1
 
 
-def recolour(x, r, light, sat):
+def recolour(x, r, light=0.25, sat=0.5):
     grey = x.mean(1, keepdim=True)
     x = grey + (x - grey) * (1 + sat * r[:, 0, None, None, None])
     mean = x.mean((1, 2, 3), keepdim=True)
@@ -100,7 +99,6 @@ def batch(idx, j):
     x, y = photos[idx].float(), masks[idx].float()[:, None]
     a = aspects[idx] if j.get("aspect") else None
     kw = {"turn": j.get("turn", 8), "stretch": j.get("stretch", 0.15)}
-    light, sat = j.get("light", 0.25), j.get("saturation", 0.5)
     r = uniform(B, 9)
     m = matrix(r, j["zoom"], aspect=a, **kw)
     reach = m.abs().sum(2) * (size - 1) / 2
@@ -108,17 +106,17 @@ def batch(idx, j):
     fit = (room / reach).min(1).values.clamp(max=1)
     m, reach = m * fit[:, None, None], reach * fit[:, None]
     g = coords(m, room + r[:, 4:6] * (room - reach).clamp(min=0), size, base)
-    im = recolour(F.grid_sample(x, g, padding_mode="border", align_corners=False), r[:, 6:], light, sat)
+    im = recolour(F.grid_sample(x, g, padding_mode="border", align_corners=False), r[:, 6:])
     la = F.grid_sample(y, g, mode="nearest", padding_mode="border", align_corners=False)[:, 0]
     if j.get("paste"):
         i2 = idx.roll(1)
         x2, y2 = photos[i2].float(), masks[i2].float()[:, None]
         r2 = uniform(B, 9)
-        m2 = matrix(r2, j.get("paste_zoom", [0.4, 1.1]), aspect=aspects[i2] if a is not None else None, **kw)
+        m2 = matrix(r2, [0.4, 1.1], aspect=aspects[i2] if a is not None else None, **kw)
         at = uniform(B, 2) * 0.45 * size  # where in the window the pet's centre lands, from the middle
         c2 = centres[i2] * base - 0.5 - (m2 * at[:, None, :]).sum(2)
         g2 = coords(m2, c2, size, base)
-        im2 = recolour(F.grid_sample(x2, g2, padding_mode="border", align_corners=False), r2[:, 6:], light, sat)
+        im2 = recolour(F.grid_sample(x2, g2, padding_mode="border", align_corners=False), r2[:, 6:])
         la2 = F.grid_sample(
             (y2 == 0).float() * 1 + (y2 == 2).float() * 2, g2, mode="nearest", padding_mode="zeros", align_corners=False
         )[:, 0]
@@ -135,16 +133,13 @@ def loss_of(logits, la, j, soft=None):
     logp = logits.float().log_softmax(1)
     p = logp.exp()
     w = known.float()
-    if j.get("border", 1) != 1:
+    if "border" in j:
         w = w + (j["border"] - 1) * truth[:, 2]
-    ce = -((truth * logp).sum(1) * w).sum() / w.sum()
-    out = ce
-    if j.get("dice", 0.5):
-        hit, all_ = (truth * p).sum((0, 2, 3)), ((truth + p) * known[:, None]).sum((0, 2, 3))
-        out = out + j.get("dice", 0.5) * (1 - (2 * hit / (all_ + 1e-7)).mean())
+    hit, all_ = (truth * p).sum((0, 2, 3)), ((truth + p) * known[:, None]).sum((0, 2, 3))
+    out = -((truth * logp).sum(1) * w).sum() / w.sum() + 0.5 * (1 - (2 * hit / (all_ + 1e-7)).mean())
     if soft is not None:
         s = j["share"]
-        out = (1 - s) * out + s * (soft * (soft.clamp(min=1e-6).log() - logp)).sum(1).mean() * j.get("kl", 1.5)
+        out = (1 - s) * out + s * (soft * (soft.clamp(min=1e-6).log() - logp)).sum(1).mean()
     return out
 
 
@@ -155,8 +150,6 @@ class Job:
         np.random.seed(j.get("seed", 1337))
         self.net = make(j, ENC).to(DEV).to(memory_format=torch.channels_last).train()
         self.pool = np.flatnonzero(~VALID) if j.get("part", "train") == "train" else np.arange(len(VALID))
-        if j.get("photos"):
-            self.pool = np.random.default_rng(j.get("seed", 1337)).permutation(self.pool)[: j["photos"]]
         B = j.get("batch", 16)
         self.steps = j["seen"] // B
         order = np.concatenate(
@@ -168,15 +161,8 @@ class Job:
         self.teachers = [made[t].net_eval() for t in j.get("teachers", [])]
         enc = {id(p) for p in self.net.encoder.parameters()} if hasattr(self.net, "encoder") else set()
         ps = [p for p in self.net.parameters() if p.requires_grad]
-        self.groups = [
-            ([p for p in ps if id(p) not in enc], 1.0),
-            (
-                [p for p in ps if id(p) in enc],
-                j.get("encoder_rate", 0.2)
-                if j["model"] != "unet" and j.get("args", {}).get("weights", "i") is not None
-                else 1.0,
-            ),
-        ]
+        rest, inside = [p for p in ps if id(p) not in enc], [p for p in ps if id(p) in enc]
+        self.groups = [(rest, 1.0), (inside, 0.2)]  # and their share of the rate
         self.params = [p for g, _ in self.groups for p in g]
         self.m1 = [torch.zeros_like(p) for p in self.params]
         self.m2 = [torch.zeros_like(p) for p in self.params]
@@ -201,8 +187,7 @@ class Job:
         with torch.no_grad():
             grads = [p.grad for p in self.params]
             t = self.step.float() + 1
-            warm = j.get("warmup", 1) * len(self.pool) / j.get("batch", 16)
-            warm = min(warm, 0.1 * self.steps)
+            warm = min(len(self.pool) / j.get("batch", 16), 0.1 * self.steps)
             lr = j.get("rate", 1e-3) * torch.where(
                 t < warm, t / warm, 0.5 * (1 + torch.cos(math.pi * ((t - warm) / (self.total - warm)).clamp(0, 1)))
             )
@@ -220,7 +205,7 @@ class Job:
                 if not g:
                     continue
                 part = u[k : k + len(g)]
-                torch._foreach_add_(part, g, alpha=j.get("decay", 0.01))
+                torch._foreach_add_(part, g, alpha=0.01)
                 torch._foreach_mul_(part, -lr * share)
                 torch._foreach_add_(g, part)
                 k += len(g)
@@ -272,14 +257,13 @@ class Job:
                     e.copy_(p)
         torch.cuda.synchronize()
 
-    def run(self, n=1):
-        for _ in range(n):
-            if self.graph is None:
-                self.one()
-            else:
-                with torch.cuda.stream(self.stream):
-                    self.graph.replay()
-            self.done += 1
+    def run(self):
+        if self.graph is None:
+            self.one()
+        else:
+            with torch.cuda.stream(self.stream):
+                self.graph.replay()
+        self.done += 1
 
 
 def shapes(side):
@@ -291,36 +275,32 @@ VAL = np.flatnonzero(VALID)
 
 
 @torch.no_grad()
-def look(nets, side, flip=False):
+def look(net, side):
     """Probabilities (N, 3, S, S) of the validation photos, seen at about side x side pixels."""
     out = torch.zeros(len(VAL), 3, S, S, device=DEV)
     chosen = [min(shapes(side), key=lambda s: abs(np.log(s[1] / s[0] / ASPECT[i]))) for i in VAL]
     for shape in sorted(set(chosen)):
         rows = [n for n, s in enumerate(chosen) if s == shape]
-        x = (
-            F.interpolate(photos[torch.from_numpy(VAL[rows]).to(DEV)].float(), shape, mode="bilinear", antialias=True)
-            .round()
-            .contiguous(memory_format=torch.channels_last)
-        )
+        some = photos[torch.from_numpy(VAL[rows]).to(DEV)].float()
+        x = F.interpolate(some, shape, mode="bilinear", antialias=True).round()
         with torch.autocast(DEV, torch.float16 if DEV == "cuda" else torch.bfloat16):
-            p = sum(n(x).float().softmax(1) for n in nets)
-            if flip:
-                p = p + sum(n(x.flip(3)).float().softmax(1).flip(3) for n in nets)
-        out[torch.tensor(rows, device=DEV)] = F.interpolate(p / p.sum(1, keepdim=True), (S, S), mode="bilinear")
+            p = net(x.contiguous(memory_format=torch.channels_last)).float().softmax(1)
+        out[torch.tensor(rows, device=DEV)] = F.interpolate(p, (S, S), mode="bilinear")
     return out
 
 
 @torch.no_grad()
-def score(nets, looks=((256,), (320,), (256, 320), (288, 352), (320, 384), (320, "f"))):
+def score(net, pairs=((256, 320), (320, 384))):
+    """{two looks: [mean IoU, pet + border IoU, border IoU]}"""
     truth = masks[torch.from_numpy(VAL).to(DEV)].long()
-    seen = {s: look(nets, s) for s in sorted({s for l in looks for s in l if s != "f"})}
+    seen = {side: look(net, side) for side in {side for pair in pairs for side in pair}}
     out = {}
-    for l in looks:
-        p = look(nets, l[0], True) if "f" in l else sum(seen[s] for s in l)
+    for pair in pairs:
+        p = sum(seen[side] for side in pair)
         c = torch.bincount((truth * 3 + p.argmax(1))[truth < 3], minlength=9)[:9].double().cpu().numpy().reshape(3, 3)
         iou = np.diag(c) / (c.sum(0) + c.sum(1) - np.diag(c))
         fg = c[np.ix_([0, 2], [0, 2])].sum() / (c.sum() - c[1, 1])
-        out["+".join(map(str, l))] = [round(float(v), 4) for v in (iou.mean(), fg, iou[2])]
+        out["+".join(map(str, pair))] = [round(float(v), 4) for v in (iou.mean(), fg, iou[2])]
     return out
 
 
@@ -385,13 +365,11 @@ def main(path, out):
                 "job": job.j,
                 "steps": job.done,
                 "loss": float(job.loss),
-                "score": score([net]) if job.j.get("score", True) else None,
+                "score": score(net) if job.j.get("score", True) else None,
             }
             print(json.dumps(note), flush=True)
             with Path(out, "log.jsonl").open("a") as f:
                 f.write(json.dumps(note) + "\n")
-        for group in wave.get("ensembles", []):
-            print("ensemble", group, json.dumps(score([made[n].net for n in group])), flush=True)
         print(f"[{time.time() - T0:.0f}] scored", flush=True)
 
 

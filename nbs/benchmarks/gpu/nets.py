@@ -2,7 +2,6 @@
 
 import math
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -73,13 +72,12 @@ def stages(variant):
 
 
 class Encoder(nn.Module):
-    def __init__(self, variant, short, frozen, drop=0.0):
+    def __init__(self, variant, short, drop):
         super().__init__()
-        mom = 0.99
         self.units, self.plan = nn.ModuleList(), []
 
         def add(conv, c, act):
-            self.units.append(Unit(conv, c, act, mom, frozen))
+            self.units.append(Unit(conv, c, act, 0.99, frozen=True))
             return len(self.units) - 1
 
         add(Conv(3, 32, 3, 2), 32, 6)
@@ -121,9 +119,9 @@ def separable(n):
 
 
 class Lite(nn.Module):
-    def __init__(self, variant=0, short=False, width=(192, 128, 96, 48, 16), frozen=True, drop=0.0, weights="imagenet"):
+    def __init__(self, variant=0, short=False, width=(192, 128, 96, 48, 16), drop=0.0):
         super().__init__()
-        self.encoder = Encoder(variant, short, frozen, drop)
+        self.encoder = Encoder(variant, short, drop)
         self.up = nn.ModuleList()
         chans = [3, *self.encoder.channels]
         c = chans.pop()
@@ -211,22 +209,20 @@ def arrays(net):
 
 
 def load_encoder(net, values):
-    """values: the arrays of the ImageNet file, in order, PyTorch's layouts."""
+    """values: the encoder's arrays in order, Keras's layouts."""
     it = iter(values)
     with torch.no_grad():
         for u in net.encoder.units:
-            for t in (u.conv.w, u.bn.w, u.bn.b, u.bn.mean, u.bn.var):
-                v = torch.tensor(np.array(next(it)))
-                assert v.shape == t.shape, (v.shape, t.shape)
-                t.copy_(v)
+            order = (2, 3, 0, 1) if u.conv.g > 1 else (3, 2, 0, 1)
+            u.conv.w.copy_(torch.tensor(next(it).transpose(order)))
+            for t in (u.bn.w, u.bn.b, u.bn.mean, u.bn.var):
+                t.copy_(torch.tensor(next(it)))
 
 
 def make(job, imagenet):
-    args = dict(job.get("args", {}))
+    args = job["args"]
     if job["model"] == "unet":
         return UNet(**args)
-    start = args.pop("weights", "imagenet")
-    net = Lite(frozen=start is not None, **args, drop=job.get("drop", 0.0))
-    if start is not None:
-        load_encoder(net, imagenet[args.get("variant", 0)])
+    net = Lite(**args, drop=job.get("drop", 0.0))
+    load_encoder(net, imagenet[args.get("variant", 0)])
     return net
