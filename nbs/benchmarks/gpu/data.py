@@ -1,6 +1,6 @@
 """What goes to the GPU and what comes back.
 
-python data.py pack DATA PHOTOS.pkl       photos and masks of `trainval`, 384 x 384 each, and ImageNet's encoders
+python data.py pack DATA PHOTOS.pkl       all photos and masks, 384 x 384 each, and ImageNet's encoders
 python data.py keep NET.npz RECIPE RUN DATA    a run folder of petseg from what fit.py made of DATA; RECIPE: a name or a file
 """
 
@@ -26,15 +26,15 @@ KINDS |= {"Conv2DTranspose": "tr", "BatchNormalization": "bn"}
 
 
 def pack(data, dest):
-    samples = find_samples(data, "trainval")
-    valid = {s.name for s in split_samples(samples, 100, stratify=True)[1]}
+    train, valid = split_samples(find_samples(data, "trainval"), 100, stratify=True)
+    parts = {"train": train, "valid": valid, "test": find_samples(data, "test")}
     rows = []
-    for s in samples:
+    for part, s in [(part, s) for part, samples in parts.items() for s in samples]:
         photo, mask = Image.fromarray(open_photo(s.photo)), Image.fromarray(open_mask(s.trimap, s.classes))
         files = io.BytesIO(), io.BytesIO()
         photo.resize((SIDE, SIDE), Image.Resampling.BILINEAR).save(files[0], "JPEG", quality=93, subsampling=0)
         mask.resize((SIDE, SIDE), Image.Resampling.NEAREST).save(files[1], "PNG")
-        rows.append((s.name, s.name in valid, photo.width / photo.height, *(f.getvalue() for f in files)))
+        rows.append((s.name, part, photo.width / photo.height, *(f.getvalue() for f in files)))
     nets = {variant: lite_encoder((None, None), variant).get_weights() for variant in (0, 2)}
     encoders = {variant: [a.astype("float16") if a.ndim == 4 else a for a in net] for variant, net in nets.items()}
     Path(dest).write_bytes(pickle.dumps({"rows": rows, "encoders": encoders}))

@@ -37,12 +37,12 @@ def load():
     with ThreadPoolExecutor(16) as pool:
         photos = np.stack(list(pool.map(lambda r: dec(r[3]), data["rows"])))
         masks = np.stack(list(pool.map(lambda r: dec(r[4]), data["rows"])))
-    valid = np.array([r[1] for r in data["rows"]])
+    part = np.array([r[1] for r in data["rows"]])
     aspect = np.array([r[2] for r in data["rows"]], "float32")
-    return photos, masks, valid, aspect, data["encoders"]
+    return photos, masks, part, aspect, data["encoders"]
 
 
-PH, MA, VALID, ASPECT, ENC = load()
+PH, MA, PART, ASPECT, ENC = load()
 photos = torch.from_numpy(PH.copy()).permute(0, 3, 1, 2).contiguous().to(DEV)
 masks = torch.from_numpy(MA.copy()).to(DEV)
 aspects, S = torch.from_numpy(ASPECT).to(DEV), MA.shape[-1]
@@ -149,7 +149,9 @@ class Job:
         torch.manual_seed(j.get("seed", 1337))
         np.random.seed(j.get("seed", 1337))
         self.net = make(j, ENC).to(DEV).to(memory_format=torch.channels_last).train()
-        self.pool = np.flatnonzero(~VALID) if j.get("part", "train") == "train" else np.arange(len(VALID))
+        self.pool = np.flatnonzero(PART == "train" if j.get("part", "train") == "train" else PART != "test")
+        if "labels" in j:  # so many of them
+            self.pool = np.random.permutation(self.pool)[: j["labels"]]
         B = j.get("batch", 16)
         self.steps = j["seen"] // B
         order = np.concatenate(
@@ -271,17 +273,15 @@ def shapes(side):
     return sorted({s for t in tall if t[0] <= 10 * t[1] for s in (t, t[::-1])})
 
 
-VAL = np.flatnonzero(VALID)
-
-
 @torch.no_grad()
-def look(net, side):
-    """Probabilities (N, 3, S, S) of the validation photos, seen at about side x side pixels."""
-    out = torch.zeros(len(VAL), 3, S, S, device=DEV)
-    chosen = [min(shapes(side), key=lambda s: abs(np.log(s[1] / s[0] / ASPECT[i]))) for i in VAL]
+def look(net, which, side, squeezed):
+    """Probabilities (N, 3, S, S) of these photos, seen at about side x side pixels, or squeezed to just that."""
+    out = torch.zeros(len(which), 3, S, S, device=DEV)
+    offered = [(side, side)] if squeezed else shapes(side)
+    chosen = [min(offered, key=lambda s: abs(np.log(s[1] / s[0] / ASPECT[i]))) for i in which]
     for shape in sorted(set(chosen)):
         rows = [n for n, s in enumerate(chosen) if s == shape]
-        some = photos[torch.from_numpy(VAL[rows]).to(DEV)].float()
+        some = photos[torch.from_numpy(which[rows]).to(DEV)].float()
         x = F.interpolate(some, shape, mode="bilinear", antialias=True).round()
         with torch.autocast(DEV, torch.float16 if DEV == "cuda" else torch.bfloat16):
             p = net(x.contiguous(memory_format=torch.channels_last)).float().softmax(1)
@@ -290,17 +290,18 @@ def look(net, side):
 
 
 @torch.no_grad()
-def score(net, pairs=((256, 320), (320, 384))):
-    """{two looks: [mean IoU, pet + border IoU, border IoU]}"""
-    truth = masks[torch.from_numpy(VAL).to(DEV)].long()
-    seen = {side: look(net, side) for side in {side for pair in pairs for side in pair}}
+def score(net, part, looks):
+    """{looks: [mean IoU, pet + border IoU, border IoU]} of the photos of a part; one look is squeezed."""
+    which = np.flatnonzero(part == PART)
+    truth = masks[torch.from_numpy(which).to(DEV)].long()
+    seen = {side: look(net, which, side, len(looks) == 1) for side in {side for sides in looks for side in sides}}
     out = {}
-    for pair in pairs:
-        p = sum(seen[side] for side in pair)
+    for sides in looks:
+        p = sum(seen[side] for side in sides)
         c = torch.bincount((truth * 3 + p.argmax(1))[truth < 3], minlength=9)[:9].double().cpu().numpy().reshape(3, 3)
         iou = np.diag(c) / (c.sum(0) + c.sum(1) - np.diag(c))
         fg = c[np.ix_([0, 2], [0, 2])].sum() / (c.sum() - c[1, 1])
-        out["+".join(map(str, pair))] = [round(float(v), 4) for v in (iou.mean(), fg, iou[2])]
+        out["+".join(map(str, sides))] = [round(float(v), 4) for v in (iou.mean(), fg, iou[2])]
     return out
 
 
@@ -365,7 +366,7 @@ def main(path, out):
                 "job": job.j,
                 "steps": job.done,
                 "loss": float(job.loss),
-                "score": score(net) if job.j.get("score", True) else None,
+                "score": job.j.get("score") and score(net, **job.j["score"]),
             }
             print(json.dumps(note), flush=True)
             with Path(out, "log.jsonl").open("a") as f:
