@@ -12,7 +12,7 @@ settings = ConfigParser(delimiters=["="], interpolation=None)
 settings.read(here / "settings.ini", encoding="utf-8")
 cfg = settings["DEFAULT"]
 
-kinds = ("train", "book", "export", "classical", "app", "site", "dev")
+kinds = ("train", "book", "export", "classical", "app", "scale", "site", "dev")
 extras = {kind: cfg[f"{kind}_requirements"].split() for kind in kinds}
 readme = (here / "README.md").read_text(encoding="utf-8")
 urls = {}

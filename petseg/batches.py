@@ -12,6 +12,7 @@ import os
 import re
 import shutil
 import tempfile
+import threading
 import weakref
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -120,7 +121,7 @@ def _copy(photo, trimap, classes, folder):
     copies = [str(Path(folder) / f"{_digest(photo, trimap, classes)}-{what}") for what in ("photo.bmp", "mask.png")]
     if not all(map(os.path.isfile, copies)):
         for path, pixels in zip(copies, open_pair(photo, trimap, classes), strict=True):
-            new = f"{path}.{os.getpid()}.new"
+            new = f"{path}.{os.getpid()}-{threading.get_ident()}.new"
             try:
                 Image.fromarray(pixels).save(new, path[-3:], compress_level=1)
                 os.replace(new, path)

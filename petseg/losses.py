@@ -124,6 +124,10 @@ def _cross_entropy(masks, scores):
     masks, scores = ops.convert_to_tensor(masks), ops.convert_to_tensor(scores, "float32")
     masks = ops.squeeze(masks, -1) if len(masks.shape) == len(scores.shape) else masks
     known = ops.not_equal(masks, IGNORE)
-    each = keras.losses.sparse_categorical_crossentropy(ops.where(known, masks, 0), scores)
+    if keras.backend.backend() == "torch":  # whose gradient needs the classes side by side
+        truth = ops.one_hot(ops.where(known, masks, 0), scores.shape[-1], dtype=scores.dtype)
+        each = keras.losses.categorical_crossentropy(truth, scores)
+    else:
+        each = keras.losses.sparse_categorical_crossentropy(ops.where(known, masks, 0), scores)
     share = ops.maximum(ops.mean(ops.cast(known, "float32")), keras.config.epsilon())
     return ops.mean(ops.where(known, each, 0.0)) / share

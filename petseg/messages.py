@@ -106,7 +106,14 @@ def _own_folder():
 
 # %% ../nbs/workshop/messages.ipynb #ms13
 _EXTRAS = dict.fromkeys(("keras", "tensorflow", "h5py", "matplotlib", "pymatting"), "train")
-_EXTRAS |= {"skimage": "classical", "cv2": "classical", "gradio": "app"}
+_EXTRAS |= {
+    "skimage": "classical",
+    "cv2": "classical",
+    "gradio": "app",
+    "ray": "scale",
+    "pyarrow": "scale",
+    "jax": "scale",
+}
 
 
 def one_line(

@@ -79,6 +79,8 @@ def _cut_command(commands):
     )
     cut.add_argument("--force", action="store_true", help="write again what is there already")
     cut.add_argument("--watch", action="store_true", help="go on looking for new photos in the folders")
+    what = "by Ray, on all cores of this machine (local) or of a cluster; PHOTO and --out are a folder or s3://... each"
+    cut.add_argument("--ray", metavar="local|ADDRESS", help=what)
     cut.add_argument("--left-out", action="store_true", help="name the files that are left out, and say why")
     cut.add_argument("--json", action="store_true", help="a line of JSON for each photo")
     cut.set_defaults(kind="cutout")
@@ -208,6 +210,11 @@ def _run_commands(commands):
     train.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help=what)
     train.add_argument("--out", type=Path, help="run folder (default: runs/RECIPE)")
     train.add_argument("--valid", type=_number, help="validation samples, 0 for none (default: a sixth of trainval)")
+    train.add_argument("--devices", type=_number, metavar="N", help="train on N devices, by JAX")
+    what = "train by N processes, by JAX: all on this machine, or each by a command of its own"
+    train.add_argument("--processes", type=_number, metavar="N", help=what)
+    train.add_argument("--process", type=_number, metavar="I", help="the number of this one, from 0; with --address")
+    train.add_argument("--address", metavar="HOST:PORT", help="where process 0 is reached by the others")
     train.add_argument("--tensorboard", action="store_true", help="write logs for TensorBoard to the run folder")
     evaluate = _add(commands, "evaluate", "commands.evaluate", "score a run, or a net of the package")
     evaluate.add_argument("run", help="run folder; or best or small, the nets of the package")

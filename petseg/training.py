@@ -7,6 +7,9 @@ __all__ = ['train', 'demo']
 
 # %% ../nbs/workshop/training.ipynb #tr03
 import json
+import os
+import socket
+import subprocess
 import sys
 from functools import partial
 from pathlib import Path
@@ -61,6 +64,13 @@ def _trainer(recipe, args):
     """What trains by this recipe. ValueError if it cannot do what is asked."""
     from petseg.train import train
 
+    if args.devices or args.processes:
+        if recipe.model == "refiner" or args.tensorboard:
+            raise ValueError("--devices and --processes train what finds classes, without --tensorboard")
+        from petseg.several import train_on
+
+        where = {"address": args.address, "process": args.process or 0, "processes": args.processes or 1}
+        return partial(train_on, devices=args.devices, **where, export=True)
     if recipe.model != "refiner":
         return partial(train, tensorboard=args.tensorboard, export=True)
     from petseg.refine import train_refiner
@@ -72,8 +82,12 @@ def _trainer(recipe, args):
 
 def train(
     args,  # what `petseg.options` made of the words after `petseg train`
-) -> None:
+) -> int | None:  # exit code
     """Fit a recipe's model, or go on with it; its net file is the last act."""
+    if args.own_process and (args.processes or 1) > 1 and args.process is None:
+        return _all_here(args.processes)
+    if args.devices or args.processes:
+        os.environ.setdefault("KERAS_BACKEND", "jax")
     load_tensorflow(args.own_process)
     from petseg.train import best_epoch
 
@@ -82,7 +96,15 @@ def train(
     parts = _split(args, args.valid)
     fit = _trainer(recipe, args)
     print("{} samples to train, {} to validate; run folder: {}".format(*map(len, parts), run_dir), flush=True)
-    _, history = fit(recipe, *parts, run_dir, verbose=1 if sys.stdout.isatty() else 2)
+    try:
+        _, history = fit(recipe, *parts, run_dir, verbose=1 if sys.stdout.isatty() else 2)
+    except ConnectionError as e:
+        if not args.own_process:
+            raise
+        print(f"petseg: {e}", file=sys.stderr, flush=True)
+        os._exit(1)  # JAX would wait for those that are gone
+    if args.process:
+        return None
     number, value = best_epoch(history, recipe.monitor)
     epochs = len(history["epoch"])
     print(
@@ -90,6 +112,22 @@ def train(
         if parts[1]
         else f"epochs: {epochs}, the last is kept"
     )
+    return None
+
+
+def _all_here(processes):
+    """Start this command once for each process, on this machine; the first exit code that is not 0, when all have ended."""
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{s.getsockname()[1]}"
+    more = ["--address", address, "--process"]
+    words = [sys.executable, "-c", "import sys; from petseg.cli import main; sys.exit(main())", *sys.argv[1:], *more]
+    each = [subprocess.Popen([*words, str(i)], stderr=None if i == 0 else subprocess.DEVNULL) for i in range(processes)]
+    try:
+        return next((code for code in [p.wait() for p in each] if code), 0)
+    finally:
+        for p in each:
+            p.kill()
 
 # %% ../nbs/workshop/training.ipynb #tr07
 def demo(
