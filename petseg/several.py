@@ -52,7 +52,7 @@ def several(
     try:
         with keras.distribution.DataParallel(devices=names, auto_shard_dataset=False).scope():
             yield
-    except jax.errors.JaxRuntimeError as e:
+    except (jax.errors.JaxRuntimeError, ValueError) as e:  # the second, where `train` has put the first in a sentence
         said = str(e).splitlines()[0][:200]
         if processes == 1 or not re.search("gloo|nccl|peer|heartbeat|coordination", said, re.IGNORECASE):
             raise
