@@ -11,6 +11,7 @@ __all__ = ['VERSION', 'PRETRAINED', 'EDGE_SIZES', 'Recipe', 'recipe_fields', 're
 
 # %% ../nbs/workshop/runs.ipynb #r003
 import csv
+import errno
 import hashlib
 import io
 import json
@@ -847,10 +848,28 @@ def _export_other(model, dest, card):
     shape = (1, *card["sizes"][0], model.input_shape[-1])
     takes = [keras.InputSpec(shape=shape, dtype="float32", name="photo")]
     dest.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=dest.parent) as place, warnings.catch_warnings(action="ignore"):
-        new = Path(place, dest.name)
-        model.export(str(new), format=form, input_signature=takes, verbose=False)
-        for path in sorted(Path(place).iterdir(), key=lambda path: path == new):
-            os.replace(path, dest.with_name(path.name))
-    write_json(dest.with_name(f"{dest.name}.json"), card)
+    try:
+        with tempfile.TemporaryDirectory(dir=dest.parent) as place, warnings.catch_warnings(action="ignore"):
+            new = Path(place, dest.name)
+            with _named_full(place):
+                model.export(str(new), format=form, input_signature=takes, verbose=False)
+                Path(place, f"{dest.name}.json").write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
+            for path in sorted(Path(place).iterdir(), key=lambda path: path == new):  # the net last
+                os.replace(path, dest.with_name(path.name))
+    except OSError as e:
+        if not e.errno:
+            raise
+        raise OSError(e.errno, e.strerror, str(dest)) from e
     return card
+
+
+@contextmanager
+def _named_full(folder):
+    """Inside, whatever a library says of a full disk is an OSError: TensorFlow speaks of resources, OpenVINO of a stream."""
+    try:
+        yield
+    except Exception as e:
+        full = os.strerror(errno.ENOSPC)
+        if full in str(e) or shutil.disk_usage(folder).free < 1 << 16:
+            raise OSError(errno.ENOSPC, full) from e
+        raise
