@@ -36,7 +36,7 @@ from .arguments import check_whole
 from .losses import get_loss
 from .masks import PETS, Classes
 from .model import get_model, unet
-from .netfiles import look_sizes, write_net
+from .netfiles import NET_FILE, look_sizes, write_net
 from .zoo import attention_unet, deeplab, freeze, lite_unet, mobile_unet, refiner
 
 try:
@@ -578,10 +578,12 @@ def stop_broken(
 def end_run(
     run_dir: Path,  # a run folder
 ):
-    """Remove the backup of a finished run."""
+    """Remove the backup of a finished run, and halves of a net file that a kill left."""
     for path in list_states(run_dir):  # the newest last
         path.unlink()
     shutil.rmtree(run_dir / "backup", ignore_errors=True)
+    for half in run_dir.glob(f".{NET_FILE}-*.new"):
+        half.unlink()
 
 # %% ../nbs/workshop/runs.ipynb #c038
 @dataclass(frozen=True)
