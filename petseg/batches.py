@@ -126,6 +126,7 @@ def _copy(photo, trimap, classes, folder):
                 Image.fromarray(pixels).save(new, path[-3:], compress_level=1)
                 os.replace(new, path)
             except OSError as e:
+                Path(new).unlink(missing_ok=True)
                 why = f"{path}: no copy of {photo} ({e.strerror}); name a cache folder with more room"
                 raise OSError(why) from None
     return copies

@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -73,14 +74,21 @@ def _photo_problems(sample, mask):
 # %% ../nbs/workshop/check.ipynb #c044
 def _repair(path):
     """Write a photo anew as what its name says, a JPEG in quality 95; the original stays as `NAME.jpg.original`."""
-    kept, new = path.with_name(path.name + ".original"), path.with_name(path.name + ".new")
+    kept, new, half = (path.with_name(path.name + end) for end in (".original", ".new", ".original.new"))
     if kept.exists() and kept.read_bytes() != path.read_bytes():
         raise FileExistsError(f"{kept} is another file; move it away, then repair again")
     img, kind = open_picture(path), Image.EXTENSION[path.suffix.lower()]
     how = {"quality": 95, "subsampling": 0} if kind == "JPEG" else {}
-    img.convert("RGB").save(new, kind, exif=img.getexif(), **how)
-    shutil.copy2(path, kept)
-    os.replace(new, path)
+    try:
+        img.convert("RGB").save(new, kind, exif=img.getexif(), **how)
+        if not kept.exists():
+            shutil.copy2(path, half)
+            os.replace(half, kept)
+        os.replace(new, path)
+    finally:
+        for file in (new, half):
+            with suppress(OSError):
+                file.unlink()
 
 
 def check_samples(

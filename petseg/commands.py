@@ -13,6 +13,7 @@ import math
 import os
 import sys
 import warnings
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -124,16 +125,22 @@ def evaluate(
     counts = evaluate(net, samples, **how)
     print_scores(counts, args.split, size)
     if args.out:
-        _write_text(args.out, json.dumps(_stored(counts, args.split, size, args.flip), indent=1))
+        _write(args.out, json.dumps(_stored(counts, args.split, size, args.flip), indent=1).encode())
     if args.photos:
         _write_photos(args.photos, counts)
 
 
-def _write_text(path, text):
-    """A text file, whole or not at all."""
+def _write(path, data):
+    """A file of these bytes, whole or not at all. OSError with its path."""
     new = path.with_name(path.name + ".new")
-    new.write_text(text, encoding="utf-8", newline="\n")
-    os.replace(new, path)
+    try:
+        new.write_bytes(data)
+        os.replace(new, path)
+    except OSError as e:
+        raise OSError(e.errno, e.strerror, str(path)) from e
+    finally:
+        with suppress(OSError):
+            new.unlink()
 
 
 def export(
@@ -256,7 +263,7 @@ def _write_photos(path, counts):
         table |= {f"own size: {key}": values for key, values in per_photo(own).named().items()}
     rows, text = zip(*table.values(), strict=True), io.StringIO()
     csv.writer(text, lineterminator="\n").writerows([table, *([_cell(x) for x in row] for row in rows)])
-    _write_text(path, text.getvalue())
+    _write(path, text.getvalue().encode())
 
 
 def _cell(x):
@@ -305,11 +312,11 @@ def write_picture(
     with plain_errors():
         images, masks = next(get_batches(samples, len(samples), size).as_numpy_iterator())
     scores = None if model is None else predict_batch(model, images)
-    new = path.with_name(path.name + ".new")
+    file = io.BytesIO()
     figure = show_samples(images, masks, scores, names=[s.name for s in samples], classes=samples[0].classes)
-    FigureCanvasAgg(figure).print_figure(new, format="png", dpi=120)
+    FigureCanvasAgg(figure).print_figure(file, format="png", dpi=120)
     pyplot.close(figure)
-    os.replace(new, path)
+    _write(path, file.getvalue())
 
 # %% ../nbs/workshop/commands.ipynb #cm21
 def doctor(

@@ -17,7 +17,7 @@ import threading
 import warnings
 import zipfile
 from collections.abc import Callable
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -83,8 +83,11 @@ def save_net(
         dest.parent.mkdir(parents=True, exist_ok=True)
         new.write_bytes(file.getvalue())
         os.replace(new, dest)
+    except OSError as e:
+        raise OSError(e.errno, e.strerror, str(dest)) from e
     finally:
-        new.unlink(missing_ok=True)
+        with suppress(OSError):
+            new.unlink()
     return card
 
 

@@ -255,8 +255,12 @@ def _paint(outlines, classes, path):
             return path
     path.parent.mkdir(parents=True, exist_ok=True)
     new = path.with_name(f"{path.name}.{os.getpid()}.new")
-    Image.fromarray(outline_mask(outlines, classes)).save(new, "png", pnginfo=note)
-    os.replace(new, path)
+    try:
+        Image.fromarray(outline_mask(outlines, classes)).save(new, "png", pnginfo=note)
+        os.replace(new, path)
+    finally:
+        with suppress(OSError):
+            new.unlink()
     return path
 
 # %% ../nbs/workshop/outlines.ipynb #l024
@@ -332,5 +336,11 @@ def write_labelme(
         shapes.append({"label": names[index], "points": points, "group_id": None, "shape_type": "polygon", "flags": {}})
     found: dict = {"version": "5.5.0", "flags": {}, "shapes": shapes, "imagePath": place, "imageData": None}
     new = Path(f"{path}.new")
-    new.write_text(json.dumps(found | {"imageHeight": mask.shape[0], "imageWidth": mask.shape[1]}), encoding="utf-8")
-    os.replace(new, path)
+    try:
+        new.write_text(json.dumps(found | {"imageHeight": mask.shape[0], "imageWidth": mask.shape[1]}), "utf-8")
+        os.replace(new, path)
+    except OSError as e:
+        raise OSError(e.errno, e.strerror, str(path)) from e
+    finally:
+        with suppress(OSError):
+            new.unlink()

@@ -11,6 +11,7 @@ __all__ = ['VERSION', 'PRETRAINED', 'EDGE_SIZES', 'Recipe', 'recipe_fields', 're
 
 # %% ../nbs/workshop/runs.ipynb #r003
 import csv
+import errno
 import hashlib
 import io
 import json
@@ -35,7 +36,7 @@ from .arguments import check_whole
 from .losses import get_loss
 from .masks import PETS, Classes
 from .model import get_model, unet
-from .netfiles import look_sizes, write_net
+from .netfiles import NET_FILE, look_sizes, write_net
 from .zoo import attention_unet, deeplab, freeze, lite_unet, mobile_unet, refiner
 
 try:
@@ -577,10 +578,12 @@ def stop_broken(
 def end_run(
     run_dir: Path,  # a run folder
 ):
-    """Remove the backup of a finished run."""
+    """Remove the backup of a finished run, and halves of a net file that a kill left."""
     for path in list_states(run_dir):  # the newest last
         path.unlink()
     shutil.rmtree(run_dir / "backup", ignore_errors=True)
+    for half in run_dir.glob(f".{NET_FILE}-*.new"):
+        half.unlink()
 
 # %% ../nbs/workshop/runs.ipynb #c038
 @dataclass(frozen=True)
@@ -847,10 +850,28 @@ def _export_other(model, dest, card):
     shape = (1, *card["sizes"][0], model.input_shape[-1])
     takes = [keras.InputSpec(shape=shape, dtype="float32", name="photo")]
     dest.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=dest.parent) as place, warnings.catch_warnings(action="ignore"):
-        new = Path(place, dest.name)
-        model.export(str(new), format=form, input_signature=takes, verbose=False)
-        for path in sorted(Path(place).iterdir(), key=lambda path: path == new):
-            os.replace(path, dest.with_name(path.name))
-    write_json(dest.with_name(f"{dest.name}.json"), card)
+    try:
+        with tempfile.TemporaryDirectory(dir=dest.parent) as place, warnings.catch_warnings(action="ignore"):
+            new = Path(place, dest.name)
+            with _named_full(place):
+                model.export(str(new), format=form, input_signature=takes, verbose=False)
+                Path(place, f"{dest.name}.json").write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
+            for path in sorted(Path(place).iterdir(), key=lambda path: path == new):  # the net last
+                os.replace(path, dest.with_name(path.name))
+    except OSError as e:
+        if not e.errno:
+            raise
+        raise OSError(e.errno, e.strerror, str(dest)) from e
     return card
+
+
+@contextmanager
+def _named_full(folder):
+    """Inside, whatever a library says of a full disk is an OSError: TensorFlow speaks of resources, OpenVINO of a stream."""
+    try:
+        yield
+    except Exception as e:
+        full = os.strerror(errno.ENOSPC)
+        if full in str(e) or shutil.disk_usage(folder).free < 1 << 16:
+            raise OSError(errno.ENOSPC, full) from e
+        raise
