@@ -16,6 +16,7 @@ from collections import deque
 from contextlib import closing
 from dataclasses import asdict
 from functools import cache
+from importlib import import_module
 
 from .messages import load_tensorflow, reason
 from .plan import LeftOut, make_plan, name_ending, save_picture, stamp
@@ -215,9 +216,7 @@ def cut(
     if args.watch:
         return _watch(args)
     if args.ray:
-        from petseg.scale import cut_many
-
-        return cut_many(args)
+        return import_module("petseg.scale").cut_many(args)  # a later room
     start = time.perf_counter()
     plan = make_plan(args.photos, args.out, name_ending(args))
     counts = _run_plan(plan, args, _nets(args, len(plan) < 2))

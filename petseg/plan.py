@@ -216,7 +216,7 @@ def pack_picture(
 
     file, note = io.BytesIO(), PngInfo()
     note.add_text("Software", MARK)
-    how = {
+    how: dict[str, dict] = {
         "png": {"pnginfo": note, "compress_level": 4},
         "tiff": {"software": MARK, "compression": "tiff_adobe_deflate"},
     }

@@ -66,8 +66,8 @@ class Manifest:
         """ValueError if the folder holds results of another net, or of something else that was asked for."""
         from pyarrow.fs import FileSelector, FileType
 
-        self.files, self.folder, self.rows = files, f"{folder}/manifest", []
-        self.beside = f"{folder}/.petseg"
+        self.files, self.folder, self.beside = files, f"{folder}/manifest", f"{folder}/.petseg"
+        self.rows: list[dict] = []
         self.found: dict[str, dict] = {}
         names = [i.path for i in files.get_file_info(FileSelector(self.folder, allow_not_found=True))]
         for path in sorted(p for p in names if p.endswith(".jsonl")):
@@ -107,11 +107,8 @@ class _Worker:
         from petseg.messages import prepare_process
 
         prepare_process()
-        self.args, (self.photos, _), (self.results, self.folder) = (
-            args,
-            open_place(args.photos[0]),
-            open_place(args.out),
-        )
+        self.args, (self.photos, _) = args, open_place(args.photos[0])
+        self.results, self.folder = open_place(args.out)
         with tempfile.TemporaryDirectory() as here:
             for option, name in nets.items():
                 path = Path(here, f"{option}.tflite")
@@ -193,7 +190,7 @@ def _cluster(address):
     if ours:
         quiet = {"log_to_driver": False, "logging_level": "ERROR"}
         if address == "local":
-            ray.init(include_dashboard=False, object_store_memory=200 * 2**20, **quiet)
+            ray.init("local", include_dashboard=False, object_store_memory=200 * 2**20, **quiet)
         else:
             ray.init(address=address, **quiet)
     logging.getLogger("ray.data").setLevel(logging.ERROR)
@@ -218,12 +215,8 @@ def cut_in_pool(
 
     rows = [{"path": str(path), "out": str(out)} for path, out in plan]
     data = ray.data.from_items(rows, override_num_blocks=-(-len(rows) // block))
-    how = {
-        "compute": ray.data.ActorPoolStrategy(min_size=1, max_size=workers, initial_size=workers),
-        "num_cpus": 1,
-        "batch_size": block,
-    }
-    found = data.map_batches(_Worker, fn_constructor_args=(args, nets), **how)
+    pool = ray.data.ActorPoolStrategy(min_size=1, max_size=workers, initial_size=workers)
+    found = data.map_batches(_Worker, fn_constructor_args=(args, nets), compute=pool, num_cpus=1, batch_size=block)
     for row in found.iter_rows():
         yield json.loads(row["row"])
 
@@ -234,7 +227,8 @@ def cut_many(
     """Cut a folder's photos by Ray and say what became of them. ValueError for what does not go with it, and as of `Manifest`."""
     from tqdm import tqdm
 
-    from petseg.plan import LeftOut, _split_name, name_ending
+    from petseg.photos import photo_endings
+    from petseg.plan import LeftOut, name_ending
 
     if len(args.photos) != 1 or args.photos[0] == "-" or args.out in (None, "-"):
         raise ValueError(
@@ -248,9 +242,11 @@ def cut_many(
     manifest = Manifest(files, folder, _asked_for(args, nets))
     for key, net in data.items():
         put_file(files, f"{folder}/manifest/{nets[key]}", net, manifest.beside)
-    plan = {}
+    plan: dict[str, str] = {}
     for path, inner, why in _photos(args.photos[0], args.out):
-        out = str(PurePosixPath(folder, *PurePosixPath(inner).parent.parts, _split_name(path)[0] + ending))
+        name = PurePosixPath(inner)
+        stem = name.stem if name.suffix.lower() in photo_endings() else name.name
+        out = f"{folder}/{name.with_name(stem + ending)}"
         if why is None and plan.setdefault(out, path) != path:
             why = ValueError(f"{path}: {out} is for {plan[out]} already; rename one of the two")
         if isinstance(why, LeftOut):

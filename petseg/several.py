@@ -7,6 +7,7 @@ __all__ = ['several', 'train_on']
 
 # %% ../nbs/workshop/several.ipynb #sv03
 import io
+import os
 import re
 import tempfile
 import zipfile
@@ -38,12 +39,13 @@ def several(
         raise ValueError(f"take {last}; found process {process} and address {address}")
     import jax
 
-    if devices and jax.config.jax_platforms == "cpu":
+    if devices and os.environ.get("JAX_PLATFORMS") == "cpu":
         jax.config.update("jax_num_cpu_devices", devices)  # parts of this machine, to try it out
     if address:
         jax.config.update("jax_cpu_collectives_implementation", "gloo")
-        limits = {"heartbeat_timeout_seconds": patience, "shutdown_timeout_seconds": patience}
-        jax.distributed.initialize(address, processes, process, **limits)
+        jax.distributed.initialize(
+            address, processes, process, heartbeat_timeout_seconds=patience, shutdown_timeout_seconds=patience
+        )
     found = jax.local_devices()
     if devices and devices > len(found):
         raise ValueError(f"{devices} devices are asked for, and JAX finds {len(found)}")
@@ -74,8 +76,8 @@ def train_on(
     verbose: int | str = "auto",
 ):  # as of `train`
     """`train` on several devices: the same as on one but for rounding. ValueError: batch_size; else as of `several` and `train`."""
-    where = {"address": address, "process": process, "processes": processes, "patience": patience}
-    with several(devices, **where), ExitStack() as stack:
+    there = several(devices, address=address, process=process, processes=processes, patience=patience)
+    with there, ExitStack() as stack:
         n, run_dir = keras.distribution.distribution().num_model_replicas, Path(run_dir)
         if recipe.batch_size % n:
             raise ValueError(f"batch_size {recipe.batch_size} is of all {n} devices together: take a multiple of {n}")
