@@ -158,17 +158,17 @@ if __name__ == "__main__":
     asked.add_argument("out", type=Path)
     asked.add_argument("--photos", type=int, default=300)
     asked.add_argument("--faults", type=int, default=5000)
+    asked.add_argument("--tables", type=Path, default=Path(__file__).parent)
     asked = asked.parse_args()
     folder = draw_pets(asked.out / "pets", asked.faults) / "images"
     logging.disable(logging.WARNING)
-    here = Path(__file__).parent
     if asked.photos:
-        with (here / "scale.csv").open("w", newline="") as file:
+        with (asked.tables / "scale.csv").open("w", newline="") as file:
             table = csv.writer(file, lineterminator="\n")
             table.writerow(["way", "photos", "photos/s", "MB"])
             for name, rate, most in ways(folder, asked.out, asked.photos):
                 table.writerow([name, asked.photos, round(rate, 2), most])
                 print(name, round(rate, 2), most, flush=True)
     found = faults(folder, asked.out)
-    (here / "scale_faults.json").write_text(json.dumps(found, indent=1) + "\n")
+    (asked.tables / "scale_faults.json").write_text(json.dumps(found, indent=1) + "\n")
     print(found)
