@@ -185,6 +185,7 @@ def _net_files(args):
 def _cluster(address):
     """Ray, connected to a cluster, or started on this machine for as long as it takes; it gives the number of cores."""
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # what matters comes as an error of Python's
+    os.environ.setdefault("RAY_raylet_start_wait_time_s", "120")  # of a machine that is busy
     import ray
 
     ours = not ray.is_initialized()
