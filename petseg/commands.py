@@ -13,7 +13,6 @@ import math
 import os
 import sys
 import warnings
-from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -132,15 +131,9 @@ def evaluate(
 
 def _write(path, data):
     """A file of these bytes, whole or not at all. OSError with its path."""
-    new = path.with_name(path.name + ".new")
-    try:
-        new.write_bytes(data)
-        os.replace(new, path)
-    except OSError as e:
-        raise OSError(e.errno, e.strerror, str(path)) from e
-    finally:
-        with suppress(OSError):
-            new.unlink()
+    from petseg.netfiles import write_whole
+
+    write_whole(path, data, f"{path.name}.new")
 
 
 def export(

@@ -29,6 +29,7 @@ from tqdm.auto import tqdm
 
 from .arguments import check_number
 from .masks import IGNORE, Classes
+from .netfiles import write_whole
 
 # %% ../nbs/workshop/outlines.ipynb #l005
 def fill_polygon(
@@ -335,12 +336,5 @@ def write_labelme(
         points = _simpler(corners, tolerance).astype(float).tolist()
         shapes.append({"label": names[index], "points": points, "group_id": None, "shape_type": "polygon", "flags": {}})
     found: dict = {"version": "5.5.0", "flags": {}, "shapes": shapes, "imagePath": place, "imageData": None}
-    new = Path(f"{path}.new")
-    try:
-        new.write_text(json.dumps(found | {"imageHeight": mask.shape[0], "imageWidth": mask.shape[1]}), "utf-8")
-        os.replace(new, path)
-    except OSError as e:
-        raise OSError(e.errno, e.strerror, str(path)) from e
-    finally:
-        with suppress(OSError):
-            new.unlink()
+    data = json.dumps(found | {"imageHeight": mask.shape[0], "imageWidth": mask.shape[1]}).encode()
+    write_whole(Path(path), data, f"{Path(path).name}.new")

@@ -195,16 +195,9 @@ def save_picture(
         sys.stdout.buffer.write(data)
         sys.stdout.buffer.flush()
         return
-    new = dest.with_name(f".petseg-{os.getpid()}-{threading.get_ident()}.new")
-    try:
-        dest.parent.mkdir(parents=True, exist_ok=True)
-        new.write_bytes(data)
-        os.replace(new, dest)
-    except OSError as e:
-        raise OSError(e.errno, e.strerror, str(dest)) from e
-    finally:
-        with suppress(OSError):
-            new.unlink()
+    from petseg.netfiles import write_whole
+
+    write_whole(dest, data, f".petseg-{os.getpid()}-{threading.get_ident()}.new", parents=True)
 
 
 def pack_picture(
