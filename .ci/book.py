@@ -115,7 +115,7 @@ if not util.find_spec("petseg"):
         if beside:
             Path(place).parent.mkdir(parents=True, exist_ok=True)
             Path(place).write_bytes(file.read_binary())"""
-EXTRAS = {"06": ",classical", "13": ",export", "15": ",app"}
+EXTRAS = {"06": ",classical", "13": ",export", "14": ",scale", "15": ",app"}
 
 
 def settings():

@@ -16,6 +16,7 @@ import time
 import uuid
 from argparse import Namespace
 from contextlib import closing, contextmanager, suppress
+from itertools import chain
 from pathlib import Path, PurePosixPath
 
 # %% ../nbs/workshop/many.ipynb #sc10
@@ -163,13 +164,11 @@ def _asked_for(args, nets):
 
 def _net_files(args):
     """The bytes of the nets that are asked for, by the name of the option. ValueError for one that is no net file."""
+    from petseg.cutting import net_names
     from petseg.netfiles import find_net_file, read_card
 
-    names = {"net": args.net} | (
-        {"edges": args.edges or "edges"} if args.matting and args.kind in ("cutout", "mask") else {}
-    )
     found = {}
-    for key, name in names.items():
+    for key, name in net_names(args).items():
         path = find_net_file(name)
         if path is None:
             raise ValueError(
@@ -223,12 +222,21 @@ def cut_in_pool(
         yield json.loads(row["row"])
 
 # %% ../nbs/workshop/many.ipynb #sc15
+def _rows(plan, args, nets):
+    """What became of each photo of a plan, by a cluster that is there as long as it takes."""
+    if plan:
+        with _cluster(args.ray) as cores:
+            yield from cut_in_pool(plan, args, nets, workers=min(cores, len(plan)))
+
+
 def cut_many(
     args: Namespace,  # what `petseg.options` made of the words after `petseg cut`
 ) -> int:  # exit code
     """Cut a folder's photos by Ray and say what became of them. ValueError for what does not go with it, and as of `Manifest`."""
+    from pyarrow.fs import FileType
     from tqdm import tqdm
 
+    from petseg.messages import reason
     from petseg.photos import photo_endings
     from petseg.plan import LeftOut, name_ending
 
@@ -242,9 +250,8 @@ def cut_many(
     files, folder = open_place(args.out)
     nets = {key: f"{key}-{hashlib.sha256(net).hexdigest()[:16]}.tflite" for key, net in data.items()}
     manifest = Manifest(files, folder, _asked_for(args, nets))
-    for key, net in data.items():
-        put_file(files, f"{folder}/manifest/{nets[key]}", net, manifest.beside)
     plan: dict[str, str] = {}
+    refused = []
     for path, inner, why in _photos(args.photos[0], args.out):
         name = PurePosixPath(inner)
         stem = name.stem if name.suffix.lower() in photo_endings() else name.name
@@ -254,22 +261,23 @@ def cut_many(
         if isinstance(why, LeftOut):
             counts["left out"] += 1
         elif why is not None:
-            manifest.add({"path": path, "error": str(why)})
+            refused.append({"path": path, "error": reason(why, path)})
     done = {row["out"] for row in manifest.found.values() if "out" in row}
     todo = [(path, out) for out, path in plan.items() if args.force or out not in done]
-    start = time.perf_counter()
-    with closing(manifest), tqdm(total=len(todo), unit="photo", disable=not sys.stderr.isatty()) as bar:
-        if todo:
-            with _cluster(args.ray) as cores:
-                for row in cut_in_pool(todo, args, nets, workers=min(cores, len(todo))):
-                    manifest.add(row)
-                    counts["failed" if "error" in row else "cut"] += 1
-                    if args.json or "error" in row:
-                        bar.write(
-                            json.dumps(row) if args.json else f"petseg: {row['error']}",
-                            file=sys.stdout if args.json else sys.stderr,
-                        )
-                    bar.update()
+    for key, net in data.items():
+        there = files.get_file_info(f"{folder}/manifest/{nets[key]}").type != FileType.NotFound
+        if todo and not there:
+            put_file(files, f"{folder}/manifest/{nets[key]}", net, manifest.beside)
+    start, total = time.perf_counter(), len(refused) + len(todo)
+    with closing(manifest), tqdm(total=total, unit="photo", disable=not sys.stderr.isatty()) as bar:
+        for row in chain(refused, _rows(todo, args, nets)):
+            manifest.add(row)
+            counts["failed" if "error" in row else "cut"] += 1
+            if args.json:
+                bar.write(json.dumps(row), file=sys.stdout)
+            elif "error" in row:
+                bar.write(f"petseg: {row['error']}", file=sys.stderr)
+            bar.update()
     with suppress(FileNotFoundError):
         files.delete_dir(manifest.beside)
     counts["skipped"] = len(plan) - len(todo)
