@@ -30,7 +30,14 @@ else:
 
 # What chapters read beside them, for one that is opened alone: measured tables, records of runs, pictures.
 beside = {}
-for pattern in ("benchmarks/*.csv", "benchmarks/*.json", "benchmarks/*.png", "runs/*/*", "images/*.jpg"):
+for pattern in (
+    "benchmarks/*.csv",
+    "benchmarks/*.json",
+    "benchmarks/recipes/*",
+    "benchmarks/*.png",
+    "runs/*/*",
+    "images/*.jpg",
+):
     for path in sorted(here.glob(f"nbs/{pattern}")):
         place = path.relative_to(here / "nbs").parent.as_posix()
         beside.setdefault(f"petseg/{place}", []).append(path.relative_to(here).as_posix())

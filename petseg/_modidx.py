@@ -244,6 +244,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/petseg', 'doc_host': '', '
                              'petseg.draw.draw_pet': ('workshop/draw.html#draw_pet', 'petseg/draw.py'),
                              'petseg.draw.draw_pets': ('workshop/draw.html#draw_pets', 'petseg/draw.py'),
                              'petseg.draw.draw_street': ('workshop/draw.html#draw_street', 'petseg/draw.py'),
+                             'petseg.draw.drawn_beside': ('workshop/draw.html#drawn_beside', 'petseg/draw.py'),
                              'petseg.draw.dye': ('workshop/draw.html#dye', 'petseg/draw.py'),
                              'petseg.draw.ears': ('workshop/draw.html#ears', 'petseg/draw.py'),
                              'petseg.draw.eye': ('workshop/draw.html#eye', 'petseg/draw.py'),

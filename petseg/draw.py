@@ -9,6 +9,7 @@ __all__ = ['BREEDS', 'POSES', 'SCENES', 'Drawing', 'draw_pet', 'draw_pets', 'dra
 import json
 import os
 import tempfile
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -725,6 +726,19 @@ def fault(dest, table, note, alpha):
     return f"a drawn data set without {gone[0]} ({len(gone)} files are missing)" if gone else ""
 
 # %% ../nbs/workshop/draw.ipynb #c118
+@contextmanager
+def drawn_beside(dest):
+    """A folder that passes, beside the one to be made. OSError with `dest` for what cannot be written."""
+    try:
+        dest.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".drawing-", dir=dest.parent) as beside:
+            yield Path(beside)
+    except OSError as e:
+        if e.errno is None:
+            raise
+        raise OSError(e.errno, e.strerror, str(dest)) from e
+
+
 def move(source, dest, fault):
     """Rename a finished folder; another process may have been faster, which is fine if `fault()` is empty."""
     try:
@@ -754,10 +768,9 @@ def draw_pets(
         if found := fault(dest, table, note, alpha):
             raise FileExistsError(f"{dest} is {found}, not '{note}': choose another folder, or remove this one")
         return dest
-    dest.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".drawing-", dir=dest.parent) as beside:
-        write(Path(beside) / "pets", table, note, size, seed, bool(alpha))
-        move(Path(beside) / "pets", dest, lambda: fault(dest, table, note, alpha))
+    with drawn_beside(dest) as beside:
+        write(beside / "pets", table, note, size, seed, bool(alpha))
+        move(beside / "pets", dest, lambda: fault(dest, table, note, alpha))
     return dest
 
 # %% ../nbs/workshop/draw.ipynb #s002
@@ -855,9 +868,8 @@ def draw_street(
         if other():
             raise FileExistsError(f"{dest} holds something else: choose another folder, or remove this one")
         return dest
-    dest.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".drawing-", dir=dest.parent) as beside:
-        new = Path(beside) / "street"
+    with drawn_beside(dest) as beside:
+        new = beside / "street"
         for kind in ("images", "masks"):
             (new / kind).mkdir(parents=True)
         for i in range(n):

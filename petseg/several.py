@@ -17,8 +17,8 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from .fitting import with_classes
-from .runs import Recipe, claim_run, load_run, lock_run
+from .fitting import any_size, feed, with_classes
+from .runs import Recipe, build_model, claim_run, load_run, lock_run
 from .train import train
 
 # %% ../nbs/workshop/several.ipynb #sv11
@@ -82,6 +82,9 @@ def train_on(
         if recipe.batch_size % n:
             raise ValueError(f"batch_size {recipe.batch_size} is of all {n} devices together: take a multiple of {n}")
         parts = with_classes(recipe, train_samples, valid_samples), train_samples, valid_samples
+        feed(train_samples, parts[0], True)  # a wrong recipe is refused before it claims the folder
+        keras.utils.set_random_seed(recipe.seed)  # JAX compares what the processes begin with
+        build_model(any_size(parts[0]), pretrained=False)
         if process == 0:
             run_dir.mkdir(parents=True, exist_ok=True)
             with lock_run(run_dir):
