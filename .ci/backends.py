@@ -14,7 +14,15 @@ from petseg.draw import draw_pets
 from petseg.runs import Recipe
 from petseg.train import train
 
-LOSSES = "cross_entropy", "dice", "cross_entropy+dice", "focal", "tversky", "border_cross_entropy"
+LOSSES = (
+    "cross_entropy",
+    "dice",
+    "cross_entropy+dice",
+    "cross_entropy+dice+boundary",
+    "focal",
+    "tversky",
+    "border_cross_entropy",
+)
 tiny = Recipe("unet", {"width": 2, "depth": 1}, img_size=(32, 32), batch_size=4, epochs=1)
 cases = {"get_model": replace(tiny, model="get_model", model_args={"filters": [4, 8]})}
 cases |= {f"unet, {loss}": replace(tiny, loss=loss) for loss in LOSSES}

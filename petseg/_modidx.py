@@ -369,6 +369,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/petseg', 'doc_host': '', '
             'petseg.losses': { 'petseg.losses._columns': ('losses.html#_columns', 'petseg/losses.py'),
                                'petseg.losses._cross_entropy': ('losses.html#_cross_entropy', 'petseg/losses.py'),
                                'petseg.losses.border_cross_entropy': ('losses.html#border_cross_entropy', 'petseg/losses.py'),
+                               'petseg.losses.boundary_dice': ('losses.html#boundary_dice', 'petseg/losses.py'),
                                'petseg.losses.dice': ('losses.html#dice', 'petseg/losses.py'),
                                'petseg.losses.edge_loss': ('losses.html#edge_loss', 'petseg/losses.py'),
                                'petseg.losses.focal': ('losses.html#focal', 'petseg/losses.py'),

@@ -106,7 +106,7 @@ def batch(idx, j):
     fit = (room / reach).min(1).values.clamp(max=1)
     m, reach = m * fit[:, None, None], reach * fit[:, None]
     g = coords(m, room + r[:, 4:6] * (room - reach).clamp(min=0), size, base)
-    im = recolour(F.grid_sample(x, g, padding_mode="border", align_corners=False), r[:, 6:])
+    im = recolour(F.grid_sample(x, g, padding_mode="border", align_corners=False), r[:, 6:] * j.get("colour", 1))
     la = F.grid_sample(y, g, mode="nearest", padding_mode="border", align_corners=False)[:, 0]
     if j.get("paste"):
         i2 = idx.roll(1)
@@ -127,6 +127,23 @@ def batch(idx, j):
     return im, la.long()
 
 
+def band(x, k=9):
+    """(B, h, w): what of a soft mask lies within k // 2 pixels of its outline, inside."""
+    return x + F.max_pool2d(-x[:, None], k, 1, k // 2)[:, 0]
+
+
+def lovasz(p, truth, known):
+    """Lovász-softmax (Berman and others, 2018), over all pixels of a batch."""
+    losses = []
+    for c in range(3):
+        right = truth[:, c].flatten()
+        wrong, order = ((right - p[:, c].flatten()).abs() * known.flatten()).sort(descending=True)
+        right = right[order]
+        jaccard = 1 - (right.sum() - right.cumsum(0)) / (right.sum() + (1 - right).cumsum(0))
+        losses.append((wrong * torch.cat([jaccard[:1], jaccard[1:] - jaccard[:-1]])).sum())
+    return sum(losses) / 3
+
+
 def loss_of(logits, la, j, soft=None):
     known = la != 255
     truth = torch.stack([la == c for c in range(3)], 1).float()
@@ -135,8 +152,14 @@ def loss_of(logits, la, j, soft=None):
     w = known.float()
     if "border" in j:
         w = w + (j["border"] - 1) * truth[:, 2]
+    if "near" in j:  # pixels within four of another class count so many times
+        w = w * (1 + (j["near"] - 1) * (sum(band(truth[:, c]) for c in range(3)) > 0))
     hit, all_ = (truth * p).sum((0, 2, 3)), ((truth + p) * known[:, None]).sum((0, 2, 3))
-    out = -((truth * logp).sum(1) * w).sum() / w.sum() + 0.5 * (1 - (2 * hit / (all_ + 1e-7)).mean())
+    dice = (1 - (2 * hit / (all_ + 1e-7)).mean()) if not j.get("lovasz") else lovasz(p, truth, known.float())
+    out = -((truth * logp).sum(1) * w).sum() / w.sum() + 0.5 * dice
+    if "bands" in j:  # Dice of the outlines of pet and border together
+        one, two = band((1 - truth[:, 1]) * known), band((1 - p[:, 1]) * known)
+        out = out + j["bands"] * (1 - 2 * (one * two).sum() / ((one + two).sum() + 1e-7))
     if soft is not None:
         s = j["share"]
         out = (1 - s) * out + s * (soft * (soft.clamp(min=1e-6).log() - logp)).sum(1).mean()
@@ -164,7 +187,7 @@ class Job:
         enc = {id(p) for p in self.net.encoder.parameters()} if hasattr(self.net, "encoder") else set()
         ps = [p for p in self.net.parameters() if p.requires_grad]
         rest, inside = [p for p in ps if id(p) not in enc], [p for p in ps if id(p) in enc]
-        self.groups = [(rest, 1.0), (inside, 0.2)]  # and their share of the rate
+        self.groups = [(rest, 1.0), (inside, j.get("encoder", 0.2))]  # and their share of the rate
         self.params = [p for g, _ in self.groups for p in g]
         self.m1 = [torch.zeros_like(p) for p in self.params]
         self.m2 = [torch.zeros_like(p) for p in self.params]
