@@ -10,6 +10,7 @@ import hashlib
 import json
 import logging
 import os
+import socket
 import sys
 import tempfile
 import time
@@ -180,6 +181,17 @@ def _net_files(args):
     return found
 
 # %% ../nbs/workshop/many.ipynb #sc14
+def _look_for(address):
+    """ConnectionError unless something answers at HOST:PORT; Ray itself would wait for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    try:
+        with socket.create_connection((host, int(port)), timeout=10):
+            return
+    except (OSError, ValueError) as e:
+        told = f"no cluster answers at {address} ({e}); name HOST:PORT of its head, as `ray start --head` tells it"
+        raise ConnectionError(told) from e
+
+
 @contextmanager
 def _cluster(address):
     """Ray, connected to a cluster, or started on this machine for as long as it takes; it gives the number of cores."""
@@ -187,15 +199,17 @@ def _cluster(address):
     os.environ.setdefault("RAY_raylet_start_wait_time_s", "120")  # of a machine that is busy
     import ray
 
+    from petseg.messages import without_greetings
+
     ours = not ray.is_initialized()
     if ours:
         quiet = {"log_to_driver": False, "logging_level": "ERROR"}
         if address == "local":
-            ray.init("local", include_dashboard=False, object_store_memory=200 * 2**20, **quiet)
-        else:
-            ray.init(address=address, **quiet)
+            quiet |= {"include_dashboard": False, "object_store_memory": 200 * 2**20}
+        with without_greetings():
+            ray.init(address, **quiet)
+    ray.data.DataContext.get_current().enable_progress_bars = False  # this loads Ray Data, and its logger
     logging.getLogger("ray.data").setLevel(logging.ERROR)
-    ray.data.DataContext.get_current().enable_progress_bars = False
     try:
         yield int(ray.cluster_resources().get("CPU", 1))
     finally:
@@ -236,6 +250,7 @@ def cut_many(
     from pyarrow.fs import FileType
     from tqdm import tqdm
 
+    from petseg.cutting import count_line, line_of
     from petseg.messages import reason
     from petseg.photos import photo_endings
     from petseg.plan import LeftOut, name_ending
@@ -246,12 +261,18 @@ def cut_many(
         )
     if args.kind == "labelme" or args.method != "net" or args.watch:
         raise ValueError("--ray cuts by net files; leave out --labelme, --method and --watch")
-    data, ending, counts = _net_files(args), name_ending(args), dict.fromkeys(("cut", "failed", "left out"), 0)
+    if ":" in args.ray:
+        _look_for(args.ray)
+    data, ending, counts = (
+        _net_files(args),
+        name_ending(args),
+        dict.fromkeys(("cut", "skipped", "failed", "left out"), 0),
+    )
     files, folder = open_place(args.out)
     nets = {key: f"{key}-{hashlib.sha256(net).hexdigest()[:16]}.tflite" for key, net in data.items()}
     manifest = Manifest(files, folder, _asked_for(args, nets))
     plan: dict[str, str] = {}
-    refused = []
+    others = []  # ("failed" or "left out", what is said of it)
     for path, inner, why in _photos(args.photos[0], args.out):
         name = PurePosixPath(inner)
         stem = name.stem if name.suffix.lower() in photo_endings() else name.name
@@ -259,32 +280,27 @@ def cut_many(
         if why is None and plan.setdefault(out, path) != path:
             why = ValueError(f"{path}: {out} is for {plan[out]} already; rename one of the two")
         if isinstance(why, LeftOut):
-            counts["left out"] += 1
+            others.append(("left out", {"path": path, "left_out": str(why)}))
         elif why is not None:
-            refused.append({"path": path, "error": reason(why, path)})
+            others.append(("failed", {"path": path, "error": reason(why, path)}))
     done = {row["out"] for row in manifest.found.values() if "out" in row}
     todo = [(path, out) for out, path in plan.items() if args.force or out not in done]
     for key, net in data.items():
         there = files.get_file_info(f"{folder}/manifest/{nets[key]}").type != FileType.NotFound
         if todo and not there:
             put_file(files, f"{folder}/manifest/{nets[key]}", net, manifest.beside)
-    start, total = time.perf_counter(), len(refused) + len(todo)
-    with closing(manifest), tqdm(total=total, unit="photo", disable=not sys.stderr.isatty()) as bar:
-        for row in chain(refused, _rows(todo, args, nets)):
-            manifest.add(row)
-            counts["failed" if "error" in row else "cut"] += 1
-            if args.json:
-                bar.write(json.dumps(row), file=sys.stdout)
-            elif "error" in row:
-                bar.write(f"petseg: {row['error']}", file=sys.stderr)
+    counts["skipped"], start = len(plan) - len(todo), time.perf_counter()
+    cut = (("failed" if "error" in row else "cut", row) for row in _rows(todo, args, nets))
+    with closing(manifest), tqdm(total=len(others) + len(todo), unit="photo", disable=not sys.stderr.isatty()) as bar:
+        for how, row in chain(others, cut):
+            counts[how] += 1
+            if how != "left out":
+                manifest.add(row)
+            if (args.json or how != "cut") and (args.left_out or how != "left out"):
+                line = json.dumps(row) if args.json else line_of(how, row)
+                bar.write(line, file=sys.stdout if args.json else sys.stderr)
             bar.update()
     with suppress(FileNotFoundError):
         files.delete_dir(manifest.beside)
-    counts["skipped"] = len(plan) - len(todo)
-    rate = counts["cut"] / (time.perf_counter() - start)
-    print(
-        ", ".join(f"{n} {how}" for how, n in counts.items() if n or how == "cut")
-        + f"; {rate:.1f} photos/s" * (counts["cut"] > 1),
-        file=sys.stderr,
-    )
+    print(count_line(counts, time.perf_counter() - start, args), file=sys.stderr)
     return 1 if counts["failed"] else 0

@@ -9,7 +9,6 @@ import argparse
 import csv
 import filecmp
 import json
-import logging
 import os
 import shutil
 import threading
@@ -183,7 +182,6 @@ if __name__ == "__main__":
     asked.add_argument("--tables", type=Path, default=Path(__file__).parent)
     asked = asked.parse_args()
     folder = draw_pets(asked.out / "pets", max(asked.photos, asked.faults)) / "images"
-    logging.disable(logging.WARNING)
     if asked.photos:
         rows = [*rates(folder, asked.out, asked.photos, asked.rounds)]
         with (asked.tables / "scale.csv").open("w", newline="") as file:
