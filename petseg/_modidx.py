@@ -677,6 +677,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/petseg', 'doc_host': '', '
                               'petseg.scale.Manifest.__init__': ('workshop/many.html#manifest.__init__', 'petseg/scale.py'),
                               'petseg.scale.Manifest.add': ('workshop/many.html#manifest.add', 'petseg/scale.py'),
                               'petseg.scale.Manifest.close': ('workshop/many.html#manifest.close', 'petseg/scale.py'),
+                              'petseg.scale.Manifest.keep': ('workshop/many.html#manifest.keep', 'petseg/scale.py'),
                               'petseg.scale._Worker': ('workshop/many.html#_worker', 'petseg/scale.py'),
                               'petseg.scale._Worker.__call__': ('workshop/many.html#_worker.__call__', 'petseg/scale.py'),
                               'petseg.scale._Worker.__init__': ('workshop/many.html#_worker.__init__', 'petseg/scale.py'),

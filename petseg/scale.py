@@ -66,7 +66,7 @@ class Manifest:
         about: dict,  # of the net and of what is asked for; the results of another are refused
     ):
         """ValueError if the folder holds results of another net, or of something else that was asked for."""
-        from pyarrow.fs import FileSelector, FileType
+        from pyarrow.fs import FileSelector
 
         self.files, self.folder, self.beside = files, f"{folder}/manifest", f"{folder}/.petseg"
         self.rows: list[dict] = []
@@ -75,14 +75,25 @@ class Manifest:
         for path in sorted(p for p in names if p.endswith(".jsonl")):
             with files.open_input_stream(path) as stream:
                 self.found |= {row["path"]: row for row in map(json.loads, stream.read().splitlines())}
-        if files.get_file_info(f"{self.folder}/about.json").type == FileType.NotFound:
-            put_file(files, f"{self.folder}/about.json", json.dumps(about, indent=1).encode(), self.beside)
+        self.keep("about.json", json.dumps(about, indent=1).encode())
         with files.open_input_stream(f"{self.folder}/about.json") as stream:
             known = json.loads(stream.read())
         if other := [key for key in {**known, **about} if known.get(key) != about.get(key)]:
             said = "; ".join(f"{key}: {known.get(key)} there, {about.get(key)} now" for key in other)
             raise ValueError(f"{folder} holds results of something else ({said}); name another folder")
         self.part, self.since = len(names), time.monotonic()
+
+    def keep(
+        self,
+        name: str,
+        data: bytes,
+    ) -> None:
+        """Put a file beside the list, unless it is there."""
+        from pyarrow.fs import FileType
+
+        path = f"{self.folder}/{name}"
+        if self.files.get_file_info(path).type == FileType.NotFound:
+            put_file(self.files, path, data, self.beside)
 
     def add(
         self,
@@ -247,7 +258,6 @@ def cut_many(
     args: Namespace,  # what `petseg.options` made of the words after `petseg cut`
 ) -> int:  # exit code
     """Cut a folder's photos by Ray and say what became of them. ValueError for what does not go with it, and as of `Manifest`."""
-    from pyarrow.fs import FileType
     from tqdm import tqdm
 
     from petseg.cutting import count_line, line_of
@@ -263,11 +273,8 @@ def cut_many(
         raise ValueError("--ray cuts by net files; leave out --labelme, --method and --watch")
     if ":" in args.ray:
         _look_for(args.ray)
-    data, ending, counts = (
-        _net_files(args),
-        name_ending(args),
-        dict.fromkeys(("cut", "skipped", "failed", "left out"), 0),
-    )
+    data, ending = _net_files(args), name_ending(args)
+    counts = dict.fromkeys(("cut", "skipped", "failed", "left out"), 0)
     files, folder = open_place(args.out)
     nets = {key: f"{key}-{hashlib.sha256(net).hexdigest()[:16]}.tflite" for key, net in data.items()}
     manifest = Manifest(files, folder, _asked_for(args, nets))
@@ -285,10 +292,8 @@ def cut_many(
             others.append(("failed", {"path": path, "error": reason(why, path)}))
     done = {row["out"] for row in manifest.found.values() if "out" in row}
     todo = [(path, out) for out, path in plan.items() if args.force or out not in done]
-    for key, net in data.items():
-        there = files.get_file_info(f"{folder}/manifest/{nets[key]}").type != FileType.NotFound
-        if todo and not there:
-            put_file(files, f"{folder}/manifest/{nets[key]}", net, manifest.beside)
+    for key, net in data.items() if todo else ():
+        manifest.keep(nets[key], net)
     counts["skipped"], start = len(plan) - len(todo), time.perf_counter()
     cut = (("failed" if "error" in row else "cut", row) for row in _rows(todo, args, nets))
     with closing(manifest), tqdm(total=len(others) + len(todo), unit="photo", disable=not sys.stderr.isatty()) as bar:

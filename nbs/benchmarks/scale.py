@@ -1,8 +1,8 @@
 """Cut many drawn photos in several ways, and with workers that die: python nbs/benchmarks/scale.py OUT [--photos N] [--faults N]
 
 Writes two tables beside this file. scale.csv: photos a second and memory of each way, medians of five rounds in which the
-ways take turns (memory: of the first). scale_faults.json: what came of a run on two nodes of one core each, of which a worker was killed and a node
-was taken away (masks with a plain edge, to be done sooner).
+ways take turns (memory: of the first). scale_faults.json: what came of a run on two nodes of one core each, of which a
+worker was killed and a node was taken away (masks with a plain edge, to be done sooner).
 """
 
 import argparse
