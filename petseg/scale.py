@@ -262,8 +262,7 @@ def cut_many(
 
     from petseg.cutting import count_line, line_of
     from petseg.messages import reason
-    from petseg.photos import photo_endings
-    from petseg.plan import LeftOut, name_ending
+    from petseg.plan import LeftOut, name_ending, split_name
 
     if len(args.photos) != 1 or args.photos[0] == "-" or args.out in (None, "-"):
         raise ValueError(
@@ -281,9 +280,7 @@ def cut_many(
     plan: dict[str, str] = {}
     others = []  # ("failed" or "left out", what is said of it)
     for path, inner, why in _photos(args.photos[0], args.out):
-        name = PurePosixPath(inner)
-        stem = name.stem if name.suffix.lower() in photo_endings() else name.name
-        out = f"{folder}/{name.with_name(stem + ending)}"
+        out = f"{folder}/{PurePosixPath(inner).with_name(split_name(path)[0] + ending)}"
         if why is None and plan.setdefault(out, path) != path:
             why = ValueError(f"{path}: {out} is for {plan[out]} already; rename one of the two")
         if isinstance(why, LeftOut):
